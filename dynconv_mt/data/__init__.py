@@ -1,0 +1,38 @@
+"""From ids on disk to batches on a device: token store, batch plan, loader, preprocessing.
+
+`preprocess` itself stays `dynconv_mt.data.preprocess.preprocess`: a function exported here would share its name with
+the module, and which of the two one gets would depend on what was imported before.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .batch import Batch as Batch
+    from .batch import blank_batch as blank_batch
+    from .batch import collate as collate
+    from .config import BatchConfig as BatchConfig
+    from .loader import Loader as Loader
+    from .loader import Update as Update
+    from .plan import epoch_plan as epoch_plan
+    from .plan import update_batches as update_batches
+    from .preprocess import PreprocessConfig as PreprocessConfig
+    from .store import StoreWriter as StoreWriter
+    from .store import TokenStore as TokenStore
+
+_EXPORTS = {
+    "Batch": "batch",
+    "BatchConfig": "config",
+    "Loader": "loader",
+    "PreprocessConfig": "preprocess",
+    "StoreWriter": "store",
+    "TokenStore": "store",
+    "Update": "loader",
+    "blank_batch": "batch",
+    "collate": "batch",
+    "epoch_plan": "plan",
+    "update_batches": "plan",
+}
+
+__getattr__ = lazy_exports(__name__, _EXPORTS)

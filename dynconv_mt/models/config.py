@@ -1,0 +1,185 @@
+"""What a model is: a tree of plain dataclasses, written to and read from `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, TypeVar
+
+from dynconv_mt.errors import UserError
+
+
+class Norm(StrEnum):
+    """Where LayerNorm stands: before each sub-block (and once at the end), or after each residual sum."""
+
+    pre = "pre"
+    post = "post"
+
+
+class Positions(StrEnum):
+    """Position signal added to the embedding; the first token has position 2 and padding does not count."""
+
+    sinusoidal = "sinusoidal"
+    learned = "learned"
+
+
+class Tying(StrEnum):
+    """Which embedding matrices are one: none, decoder input and output, or source, target and output."""
+
+    none = "none"
+    decoder = "decoder"
+    all = "all"
+
+
+@dataclass
+class MixerConfig:
+    """Base of every token mixer's config. The *type* of the config chooses the mixer (see `mixers.register_mixer`)."""
+
+    name: ClassVar[str] = ""  # how config.json calls this type; set by `mixer_config`
+    heads: int = 8  # H: attention heads, or groups of channels that share a kernel
+
+    def check(self, option: str, dim: int, layers: int) -> None:
+        """Raise UserError where this config does not fit a stack of `layers` layers of width `dim`."""
+        if self.heads < 1 or dim % self.heads:
+            raise UserError(f"{option}.heads={self.heads}: must divide the {dim} channels of a layer")
+
+
+MIXER_CONFIGS: dict[str, type[MixerConfig]] = {}
+C = TypeVar("C", bound=MixerConfig)
+T = TypeVar("T")
+
+
+def mixer_config(name: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator: enter a mixer's config type under the name that config.json uses for it."""
+
+    def enter(config_type: type[C]) -> type[C]:
+        config_type.name = name
+        MIXER_CONFIGS[name] = config_type
+        return config_type
+
+    return enter
+
+
+@mixer_config("attention")
+@dataclass
+class AttentionConfig(MixerConfig):
+    """Multi-head self-attention (Vaswani et al., 2017)."""
+
+    dropout: float = 0.0  # on the attention probabilities
+
+
+@dataclass
+class ConvConfig(MixerConfig):
+    """What LightConv and DynamicConv have in common (paper, sections 3 and 4)."""
+
+    kernel_sizes: list[int] = field(default_factory=lambda: [3, 7, 15, 31, 31, 31, 31])  # K, one per layer, in taps
+    conv_dim: int | None = None  # channels of the convolution; None: the model's dim
+    glu: bool = True  # gated linear unit after the input projection
+    softmax: bool = True  # normalise the taps of a kernel
+    input_dropout: float = 0.0  # before the input projection, a probability
+    weight_dropout: float = 0.0  # DropConnect on the normalised taps, a probability
+
+    def check(self, option: str, dim: int, layers: int) -> None:
+        """Raise UserError for a kernel list of the wrong length or heads that do not divide the channels."""
+        super().check(option, self.conv_dim or dim, layers)
+        sizes = f"{option}.kernel_sizes={self.kernel_sizes}"
+        if len(self.kernel_sizes) != layers:
+            raise UserError(f"{sizes}: {len(self.kernel_sizes)} sizes for {layers} layers; give one size per layer")
+        if min(self.kernel_sizes) < 1:
+            raise UserError(f"{sizes}: a kernel has at least 1 tap")
+
+
+@mixer_config("light_conv")
+@dataclass
+class LightConvConfig(ConvConfig):
+    """One kernel per head for all positions (paper, section 3)."""
+
+
+@mixer_config("dynamic_conv")
+@dataclass
+class DynamicConvConfig(ConvConfig):
+    """A kernel per head and position, predicted from the current position (paper, section 4)."""
+
+
+@dataclass
+class StackConfig:
+    """A stack of equal layers: the encoder or the decoder."""
+
+    layers: int = 6
+    ffn_dim: int = 2048  # width of the feed-forward sub-block
+    mixer: MixerConfig = field(default_factory=AttentionConfig)
+
+
+@dataclass
+class ModelConfig:
+    """An encoder-decoder. Vocabulary sizes are filled in from the data when training starts."""
+
+    dim: int = 512  # D: width of embeddings and layers
+    encoder: StackConfig = field(default_factory=StackConfig)
+    decoder: StackConfig = field(default_factory=StackConfig)
+    cross_heads: int = 8  # heads of the decoder's attention over the encoder
+    dropout: float = 0.1  # after embedding and each sub-block
+    attention_dropout: float = 0.0  # on cross-attention probabilities
+    relu_dropout: float = 0.0  # inside the feed-forward sub-block
+    norm: Norm = Norm.post
+    tying: Tying = Tying.all
+    positions: Positions = Positions.sinusoidal
+    max_positions: int = 1024  # tokens a side, </s> included (size of a learned position table)
+    src_vocab_size: int = 0  # types; 0: from the data
+    tgt_vocab_size: int = 0  # types; 0: from the data
+
+    def check(self) -> None:
+        """Raise UserError, naming the option, where the parts do not fit together."""
+        for option in ("dropout", "attention_dropout", "relu_dropout"):
+            value = getattr(self, option)
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"model.{option}={value}: a probability must be at least 0 and below 1")
+        if self.dim < 2 or self.dim % 2:
+            raise UserError(f"model.dim={self.dim}: must be even and at least 2 (half sines, half cosines)")
+        if self.cross_heads < 1 or self.dim % self.cross_heads:
+            raise UserError(f"model.cross_heads={self.cross_heads}: must divide model.dim={self.dim}")
+        if self.tying is Tying.all and self.src_vocab_size != self.tgt_vocab_size:
+            raise UserError(
+                f"model.tying=all: needs one vocabulary for both sides, but they have {self.src_vocab_size} and "
+                f"{self.tgt_vocab_size} types; preprocess with bpe.joint=true, or choose model.tying=decoder"
+            )
+        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if stack.layers < 1:
+                raise UserError(f"model.{side}.layers={stack.layers}: must be at least 1")
+            stack.mixer.check(f"model.{side}.mixer", self.dim, stack.layers)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return the JSON form of a config dataclass; a mixer's config carries its name under "type"."""
+    data: dict[str, Any] = {"type": config.name} if isinstance(config, MixerConfig) else {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        data[entry.name] = config_to_dict(value) if is_dataclass(value) else value
+    return data
+
+
+def config_from_dict(data: dict[str, Any]) -> ModelConfig:
+    """Return the ModelConfig whose JSON form is `data`. Raises UserError for an unknown mixer or field."""
+    data = dict(data)
+    stacks = {side: _stack_from_dict(data.pop(side)) for side in ("encoder", "decoder")}
+    enums = {name: kind(data.pop(name)) for name, kind in (("norm", Norm), ("tying", Tying), ("positions", Positions))}
+    return _construct(ModelConfig, {**data, **stacks, **enums})
+
+
+def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
+    mixer = dict(data["mixer"])
+    name = mixer.pop("type")
+    if name not in MIXER_CONFIGS:
+        raise UserError(
+            f"config.json: this model uses the token mixer {name!r}, and only {', '.join(sorted(MIXER_CONFIGS))} are "
+            "registered; import the package that defines it (DYNCONV_MT_PLUGINS=package)"
+        )
+    return _construct(StackConfig, {**data, "mixer": _construct(MIXER_CONFIGS[name], mixer)})
+
+
+def _construct(config_type: type[T], values: dict[str, Any]) -> T:
+    try:
+        return config_type(**values)
+    except TypeError as error:
+        raise UserError(f"config.json: {config_type.__name__}: {error}; was it written by a newer version?") from None

@@ -1,0 +1,69 @@
+"""Token embedding times √D plus a position signal.
+
+Shapes: B sentences, T positions, V types, D width. Padding id 1; the first token of a sentence has position 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dynconv_mt.models.config import ModelConfig, Positions
+
+PAD = 1
+FIRST_POSITION = PAD + 1
+
+
+def sinusoids(num_positions: int, dim: int) -> Tensor:
+    """Return (num_positions, D): sines in the first half, cosines in the second, frequencies 10000^(-i/(D/2 - 1))."""
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / max(half - 1, 1)))
+    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class PositionTable(nn.Module):
+    """Position vectors, fixed sinusoids or learned; right-padded input, so position is the index plus 2."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.max_positions = config.max_positions
+        num_rows = config.max_positions + FIRST_POSITION
+        self.weight: Tensor
+        if config.positions is Positions.learned:
+            self.weight = nn.Parameter(torch.empty(num_rows, config.dim))
+        else:
+            self.register_buffer("weight", sinusoids(num_rows, config.dim), persistent=False)
+
+    def forward(self, start: int, length: int) -> Tensor:
+        """Return the vectors (length, D) of positions start … start + length - 1, counted from 0."""
+        if start + length > self.max_positions:
+            raise ValueError(
+                f"a sequence of {start + length} tokens is longer than model.max_positions={self.max_positions}"
+            )
+        return self.weight[start + FIRST_POSITION : start + FIRST_POSITION + length]
+
+
+class OutputLayer(nn.Linear):
+    """Maps (..., D) to logits (..., V) where no embedding serves as the output matrix."""
+
+    def __init__(self, dim: int, vocab_size: int) -> None:
+        super().__init__(dim, vocab_size, bias=False)
+
+
+class Embedding(nn.Module):
+    """dropout(√D · token vector + position vector)."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.scale = math.sqrt(config.dim)
+        self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=PAD)
+        self.positions = PositionTable(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Map ids (..., T) to (..., T, D); the first of the T has position `start`, counted from 0."""
+        x: Tensor = self.dropout(self.scale * self.tokens(ids) + self.positions(start, ids.shape[-1]))
+        return x

@@ -1,0 +1,101 @@
+"""Model directories: `model.safetensors`, `config.json` and `text/`; all that generate, score and average read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+
+import dynconv_mt
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
+from dynconv_mt.models.seq2seq import Seq2Seq
+
+WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text"
+FORMAT = 1
+
+
+class SavesItself(Protocol):
+    """What stands for the text pipeline here: models know nothing of text."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything into `folder`."""
+
+
+def save_model(
+    folder: Path, model: Seq2Seq, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model directory into `folder`, which is made if need be.
+
+    `provenance` (JSON values) says where the weights come from: data, updates, scores. Tied weights are stored once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model, str(folder / WEIGHTS))
+    data = {
+        "format": FORMAT,
+        "version": dynconv_mt.__version__,
+        "model": config_to_dict(model.config),
+        "provenance": dict(provenance or {}),
+    }
+    (folder / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if text is not None:
+        text.save(folder / TEXT)
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """Return the whole `config.json` of a model directory. Raises UserError where it is missing or no such file."""
+    path = folder / CONFIG
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {folder} is not a model directory") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); take the model from its source again") from None
+    if not isinstance(data, dict) or "model" not in data:
+        raise UserError(f"{path}: does not describe a model; {folder} is not a model directory")
+    if data.get("format") != FORMAT:
+        raise UserError(f"{path}: format {data.get('format')}, and this version reads format {FORMAT}; upgrade dynconv-mt")
+    return data
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Return the architecture of a model directory."""
+    return config_from_dict(read_config_file(folder)["model"])
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> Seq2Seq:
+    """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
+    model = Seq2Seq(read_config(folder))
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {folder} is not a model directory")
+    try:
+        load_weights(model, path, strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: is damaged or belongs to another architecture ({reason})") from None
+    return model.to(device).eval()
+
+
+def resolve_model_dir(path: str | Path) -> Path:
+    """Return the model directory that `path` means: a run folder's `model/`, a checkpoint or a model directory itself.
+
+    Raises UserError where there is none, and says what a run that has not finished offers instead.
+    """
+    folder = Path(path)
+    if (folder / WEIGHTS).is_file():
+        return folder
+    if (folder / "model" / WEIGHTS).is_file():
+        return folder / "model"
+    if not folder.exists():
+        raise UserError(f"model_dir={path}: no such folder")
+    checkpoints = sorted((folder / "checkpoints").glob("step_*")) if folder.is_dir() else []
+    if checkpoints:
+        raise UserError(f"model_dir={path}: this run has not finished; name a checkpoint, such as {checkpoints[-1]}")
+    raise UserError(f"model_dir={path}: neither a run folder nor a model directory (there is no {WEIGHTS} in it)")

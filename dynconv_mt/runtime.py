@@ -1,0 +1,24 @@
+"""Where and how precisely to compute: the options `device=`, `precision=` and `threads=` of every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """Arithmetic of the matrix products: auto is bf16 where the device computes it fast, else fp32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """Options that every command which runs a model has at its top level."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    precision: Precision = Precision.auto
+    threads: int = 0  # CPU threads; 0: all cores

@@ -1,0 +1,57 @@
+"""Label-smoothed cross-entropy as a sum over target tokens, in natural logarithms.
+
+Shapes: N tokens (B·T of a batch), V types.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PAD = 1
+
+
+class LossSums(NamedTuple):
+    """Sums over the target tokens that are not padding, in nats, float64 scalars."""
+
+    loss: Tensor  # label-smoothed; carries the gradient
+    nll: Tensor  # negative log-likelihood, for the perplexity
+
+
+def label_smoothed_loss(logits: Tensor, target: Tensor, epsilon: float) -> LossSums:
+    """Return Σ (1 - ε)·nll + ε·(mean over all V types of -log p), and Σ nll, where `target` is not padding (id 1).
+
+    logits (..., V), target (...) int64. Equals `torch.nn.functional.cross_entropy(label_smoothing=ε, reduction="sum",
+    ignore_index=1)` in fp32, with one log-softmax and a backward of two passes: on a CPU half the time.
+    The gradient can be taken once.
+    """
+    loss, nll = _SmoothedLoss.apply(logits.flatten(0, -2), target.flatten(), epsilon)  # type: ignore[no-untyped-call]
+    return LossSums(loss, nll)
+
+
+class _SmoothedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        log_probs = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))  # (N, V)
+        is_pad = target == PAD
+        nll = -log_probs.gather(1, target[:, None])[:, 0].masked_fill(is_pad, 0.0).sum(dtype=torch.float64)
+        smooth = -log_probs.mean(1).masked_fill(is_pad, 0.0).sum(dtype=torch.float64)
+        ctx.save_for_backward(log_probs, target, is_pad)
+        ctx.epsilon, ctx.dtype = epsilon, logits.dtype
+        ctx.mark_non_differentiable(nll)
+        return (1.0 - epsilon) * nll + epsilon * smooth, nll
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        log_probs, target, is_pad = ctx.saved_tensors
+        assert ctx.epsilon is not None, "the loss was differentiated twice; the first time used up its buffer"
+        weight = grad_loss.to(log_probs.dtype).expand(len(target)).masked_fill(is_pad, 0.0)[:, None]  # (N, 1)
+        smooth = weight * (-ctx.epsilon / log_probs.shape[1])
+        grad = torch.addcmul(smooth, log_probs.exp_(), weight, out=log_probs)  # p · weight - ε / V · weight
+        grad.scatter_add_(1, target[:, None], weight * (ctx.epsilon - 1.0))
+        ctx.epsilon = None
+        return grad.to(ctx.dtype), None, None

@@ -1,0 +1,148 @@
+"""The whole encoder-decoder, over mixers, norms, tyings and positions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import (
+    DynamicConvConfig,
+    LightConvConfig,
+    ModelConfig,
+    Norm,
+    Positions,
+    StackConfig,
+    Tying,
+    config_from_dict,
+    config_to_dict,
+)
+from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
+from dynconv_mt.models.presets import preset, preset_names
+from dynconv_mt.models.seq2seq import Seq2Seq, build_model
+
+LENGTHS = torch.tensor([6, 3, 1])
+SRC = torch.randint(4, 40, (3, 6)).masked_fill(torch.arange(6) >= LENGTHS[:, None], 1)
+PREV = torch.randint(4, 40, (3, 7))
+
+
+def small(name: str, **changes: object) -> ModelConfig:
+    changes = {"src_vocab_size": 40, "tgt_vocab_size": 40, **changes}
+    return replace(preset(f"{name}_tiny"), **changes)  # type: ignore[arg-type]
+
+
+MIXED = ModelConfig(
+    dim=32,
+    encoder=StackConfig(2, 64, LightConvConfig(4, [3, 5], conv_dim=48)),
+    decoder=StackConfig(3, 48, DynamicConvConfig(4, [3, 5, 9], softmax=False)),
+    norm=Norm.pre,
+    tying=Tying.none,
+    positions=Positions.learned,
+    src_vocab_size=40,
+    tgt_vocab_size=44,
+)
+CONFIGS = {
+    "transformer": small("transformer"),
+    "lightconv": small("lightconv"),
+    "dynamicconv": small("dynamicconv"),
+    "mixed": MIXED,
+    "decoder_tied_prenorm": small("dynamicconv", norm=Norm.pre, tying=Tying.decoder),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Seq2Seq:
+    torch.manual_seed(0)
+    return build_model(CONFIGS[request.param]).eval()
+
+
+@torch.no_grad()
+def test_steps_equal_the_full_forward(model: Seq2Seq) -> None:
+    expected = model(SRC, LENGTHS, PREV)
+    state = model.start(model.encode(SRC, LENGTHS), beam=1, max_length=7)
+    pieces = [model.step(part[:, None], state)[:, 0] for part in PREV.split([1, 1, 3, 2], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sentence_does_not_depend_on_its_batch(model: Seq2Seq) -> None:
+    together = model(SRC, LENGTHS, PREV)
+    for b, length in enumerate(LENGTHS.tolist()):
+        alone = model(SRC[b : b + 1, :length], LENGTHS[b : b + 1], PREV[b : b + 1])
+        torch.testing.assert_close(together[b : b + 1], alone, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_selected_and_reordered_sentences(model: Seq2Seq) -> None:
+    state = model.start(model.encode(SRC, LENGTHS), beam=2, max_length=7)
+    model.step(PREV[:, None, :2], state)
+    state.reorder(torch.zeros(3, 2, dtype=torch.int64))
+    state.select(torch.tensor([2, 1]))
+    tails = torch.randint(4, 40, (2, 2, 1))
+    y = model.step(tails, state)[:, :, -1]
+    for row, b in enumerate([2, 1]):
+        for slot in range(2):
+            prev = torch.cat([PREV[b, :2], tails[row, slot]])[None]
+            expected = model(SRC[b : b + 1], LENGTHS[b : b + 1], prev)[:, -1]
+            torch.testing.assert_close(y[row, slot][None], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_saved_and_loaded_it_is_the_same(model: Seq2Seq, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", model, provenance={"updates": 3})
+    loaded = load_model(resolve_model_dir(tmp_path))
+    assert loaded.config == model.config
+    assert torch.equal(loaded(SRC, LENGTHS, PREV), model(SRC, LENGTHS, PREV))
+
+
+def test_every_weight_is_initialised_and_gets_a_gradient() -> None:
+    model = build_model(MIXED)
+    model(SRC, LENGTHS, PREV).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert parameter.grad is not None, name
+    assert not model.encoder.embedding.tokens.weight[1].any()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_fit_together_and_survive_json(name: str) -> None:
+    config = replace(preset(name), src_vocab_size=40, tgt_vocab_size=40)
+    config.check()
+    assert config_from_dict(config_to_dict(config)) == config
+    with torch.device("meta"):
+        Seq2Seq(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 127}, "model.dim=127"),
+        ({"cross_heads": 3}, "model.cross_heads=3"),
+        ({"dropout": 1.0}, "model.dropout=1.0"),
+        ({"tgt_vocab_size": 41}, "model.tying=all"),
+        ({"encoder": StackConfig(2, 8, DynamicConvConfig(4, [3]))}, r"model.encoder.mixer.kernel_sizes=\[3\]: 1 sizes for 2"),
+        ({"decoder": StackConfig(1, 8, LightConvConfig(5, [3]))}, "model.decoder.mixer.heads=5"),
+        ({"src_vocab_size": 0, "tgt_vocab_size": 0}, "src_vocab_size=0"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(small("dynamicconv", **change))
+
+
+def test_a_wrong_architecture_gets_the_list() -> None:
+    with pytest.raises(UserError, match=r"did you mean dynamicconv_tiny.*transformer_wmt_zh_en_big"):
+        preset("dynamiconv_tiny")
+
+
+def test_damaged_model_directories_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, build_model(CONFIGS["lightconv"]))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: is damaged"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: is damaged"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        resolve_model_dir(tmp_path / "nowhere")
