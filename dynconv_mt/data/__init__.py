@@ -6,20 +6,20 @@ the module, and which of the two one gets would depend on what was imported befo
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_exports
+from dynconv_mt.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .batch import Batch as Batch
-    from .batch import blank_batch as blank_batch
-    from .batch import collate as collate
-    from .config import BatchConfig as BatchConfig
-    from .loader import Loader as Loader
-    from .loader import Update as Update
-    from .plan import epoch_plan as epoch_plan
-    from .plan import update_batches as update_batches
-    from .preprocess import PreprocessConfig as PreprocessConfig
-    from .store import StoreWriter as StoreWriter
-    from .store import TokenStore as TokenStore
+    from dynconv_mt.data.batch import Batch as Batch
+    from dynconv_mt.data.batch import blank_batch as blank_batch
+    from dynconv_mt.data.batch import collate as collate
+    from dynconv_mt.data.config import BatchConfig as BatchConfig
+    from dynconv_mt.data.loader import Loader as Loader
+    from dynconv_mt.data.loader import Update as Update
+    from dynconv_mt.data.plan import epoch_plan as epoch_plan
+    from dynconv_mt.data.plan import update_batches as update_batches
+    from dynconv_mt.data.preprocess import PreprocessConfig as PreprocessConfig
+    from dynconv_mt.data.store import StoreWriter as StoreWriter
+    from dynconv_mt.data.store import TokenStore as TokenStore
 
 _EXPORTS = {
     "Batch": "batch",

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..text.vocab import EOS, PAD
-from .shard import Ids
+from dynconv_mt.data.shard import Ids
+from dynconv_mt.text.vocab import EOS, PAD
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
-from .batch import Batch, blank_batch, collate
-from .config import BatchConfig
-from .plan import Order, check_budget, epoch_plan, num_updates, update_batches
-from .prefetch import Prefetcher
-from .store import TokenStore
+from dynconv_mt.data.batch import Batch, blank_batch, collate
+from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.data.plan import Order, check_budget, epoch_plan, num_updates, update_batches
+from dynconv_mt.data.prefetch import Prefetcher
+from dynconv_mt.data.store import TokenStore
 
 
 @dataclass(frozen=True, eq=False)

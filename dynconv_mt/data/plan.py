@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from .config import BatchConfig
+from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.errors import UserError
 
 Lengths = NDArray[np.integer[Any]]
 Order = NDArray[np.int64]

@@ -1,15 +1,14 @@
 """One shard of a token store: a safetensors file, written whole and read through a memory map.
 
 Four tensors: `src_tokens` and `tgt_tokens` hold the sentences end to end, `src_offsets` and `tgt_offsets` (one more
-than there are sentences) say where each begins. Slicing through the safetensors library copies, so the header is read here and the
-tensors are views of one map of the file.
+than there are sentences) say where each begins. Slicing through the safetensors library copies, so the header is read
+here and the tensors are views of one map of the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.corpus import write_file
 
 Ids = NDArray[np.integer[Any]]
 
@@ -55,21 +55,11 @@ def damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path}: {what}. The data folder is damaged or incomplete: make it again with dc-preprocess")
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name and rename it to `path`, so that a file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardEntry:
     """Write a shard and return its index entry; the fingerprint goes into the file as well."""
     tensors = {name: np.ascontiguousarray(value) for name, value in vars(shard).items()}
     data = safetensors.numpy.save(tensors, {"fingerprint": fingerprint})
-    replace_file(path, data)
+    write_file(path, data)
     return ShardEntry(
         file=path.name,
         bytes=len(data),

@@ -23,9 +23,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..text.vocab import EOS, PAD
-from .shard import Ids, Shard, ShardEntry, damaged, open_shard, replace_file, verify_shard, write_shard
+from dynconv_mt.data.shard import Ids, Shard, ShardEntry, damaged, open_shard, verify_shard, write_shard
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.corpus import write_file
+from dynconv_mt.text.vocab import EOS, PAD
 
 FORMAT = 1
 SHARD_TOKENS = 1 << 24  # ids of both sides together; 32 MB of uint16
@@ -102,7 +103,7 @@ class StoreWriter:
             "tgt_max_id": self._max_ids[1],
             "shards": [asdict(entry) for entry in self._shards],
         }
-        replace_file(self.folder / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        write_file(self.folder / _INDEX, json.dumps(index, indent=1) + "\n")
 
     def abort(self) -> None:
         """Remove what was written; nothing that looks whole is left."""

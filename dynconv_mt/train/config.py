@@ -115,6 +115,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
+        self.kind = ScheduleKind(self.kind)
         _check_at_least("schedule", self, 0, "warmup_updates", "warmup_init_lr", "min_lr", "period_updates")
         period = ("schedule.period_updates", self.period_updates)
         if self.kind is ScheduleKind.cosine:
@@ -135,6 +136,7 @@ class ValidateConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
+        self.metric = Metric(self.metric)
         _check_at_least("validate", self, 0, "every", "every_epochs", "patience")
         needs = "needs validate.bleu=true"
         require(self.metric is not Metric.bleu or self.bleu, "validate.metric", self.metric, needs)
@@ -157,6 +159,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
+        self.final = Final(self.final)
         _check_at_least("checkpoint", self, 0, "every", "every_epochs", "keep_best", "keep_every")
         _check_at_least("checkpoint", self, 1, "keep_last", "average")
         if self.final is Final.average:

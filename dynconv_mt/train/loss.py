@@ -45,7 +45,7 @@ class _SmoothedLoss(torch.autograd.Function):
         return (1.0 - epsilon) * nll + epsilon * smooth, nll
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         log_probs, target, is_pad = ctx.saved_tensors
         assert ctx.epsilon is not None, "the loss was differentiated twice; the first time used up its buffer"

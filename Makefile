@@ -1,0 +1,66 @@
+# make help lists the targets. Everything happens in a virtual environment of its own, made on first use.
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0  # the one place that pins torch
+TORCH := $(strip $(TORCH))
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+TORCH_STAMP := $(VENV)/.stamp-$(shell printf '%s' '$(TORCH)' | tr -c 'A-Za-z0-9._\n' '-')
+STAMP := $(VENV)/.stamp-installed
+
+.PHONY: help install demo test lint format wheel clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make install   $(VENV) with $(TORCH), this package (editable) and the tools"
+	@echo "make demo      preprocess, train, translate and score on the embedded corpus (minutes, two cores)"
+	@echo "make test      linters, type checks and all tests"
+	@echo "make lint      linters and type checks alone"
+	@echo "make format    let ruff format and mend what it can"
+	@echo "make wheel     a wheel in dist/"
+	@echo "make clean     remove what was built (distclean: $(VENV) as well)"
+	@echo "Variables: TORCH='torch==X.Y.Z' (another build), VENV=FOLDER, PYTHON=python3.12, PYTEST_ARGS='-k beam'"
+
+install: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first: otherwise the package's own dependency would choose a build
+$(TORCH_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel
+	$(BIN)/python -m pip install '$(TORCH)'
+	rm -f $(VENV)/.stamp-*
+	touch $@
+
+$(STAMP): pyproject.toml $(wildcard setup.py) $(TORCH_STAMP)
+	$(BIN)/python -m pip install --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: install
+	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh demo_out
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: install
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean:
+	rm -rf build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean
+	rm -rf $(VENV)

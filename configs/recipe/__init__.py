@@ -1,0 +1,1 @@
+"""Recipes: sets of options with a name."""

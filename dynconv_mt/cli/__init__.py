@@ -1,0 +1,1 @@
+"""The commands. Hydra stops here: everything below takes dataclasses."""

@@ -1,0 +1,82 @@
+"""From the options `device=`, `precision=` and `threads=` to what torch understands."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.runtime import Precision, RuntimeConfig
+
+_DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, and the arithmetic of its matrix products."""
+
+    device: torch.device
+    precision: Precision  # never auto
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which the forward pass runs in the chosen precision; weights stay fp32."""
+        if self.precision is Precision.fp32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+    def __str__(self) -> str:
+        """Describe it in a line of a log."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else name
+        return f"{self.device} ({threads}), {self.precision}"
+
+
+def resolve_compute(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 1) -> Compute:
+    """Return where and how to compute, and set torch's number of CPU threads.
+
+    The `local_world_size` processes of this machine share its cores and take one GPU each, by `local_rank`.
+    Raises UserError for a device that is not there, or a precision that it lacks.
+    """
+    if config.threads < 0:
+        raise UserError(f"threads={config.threads}: must be at least 0 (0: all cores)")
+    torch.set_num_threads(config.threads or max(1, _num_cores() // local_world_size))
+    device = _device(config.device, local_rank)
+    return Compute(device, _precision(Precision(config.precision), device))
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda":
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} GPUs; give device=cpu or auto")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _precision(precision: Precision, device: torch.device) -> Precision:
+    if precision is Precision.fp16 and device.type == "cpu":
+        raise UserError("precision=fp16: is for GPUs; on a CPU give precision=bf16, fp32 or auto")
+    if precision is not Precision.auto:
+        return precision
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision.bf16
+        return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32
+    has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return Precision.bf16 if has_fast_bf16 else Precision.fp32

@@ -1,0 +1,84 @@
+"""A folder that appears whole or not at all: built beside its place and renamed when it is finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from dynconv_mt.errors import UserError
+
+
+@contextmanager
+def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `folder` that takes its place when the block ends without exception.
+
+    The sibling is called `folder.partial-<process id>`; on any exception, SIGTERM included, it is removed. Those of
+    processes that were killed are removed at the start. `replace` puts it in the place of a folder that exists.
+    """
+    _remove_stale(folder)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"out_dir={folder}: cannot be written ({error.strerror}: {error.filename})") from None
+    try:
+        with _sigterm_raises():
+            yield partial
+            _put_in_place(partial, folder, replace)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
+    old = folder.with_name(f"{folder.name}.partial-{os.getpid()}-old")
+    if replace and folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(partial, folder)  # takes the place of an empty folder, and of nothing else
+    except OSError as error:
+        if old.exists():
+            os.replace(old, folder)
+        raise UserError(f"out_dir={folder}: cannot be put in place ({error.strerror}); choose another folder") from None
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what processes that no longer run have left half built."""
+    prefix = f"{folder.name}.partial-"
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        number = path.name.removeprefix(prefix)
+        if path.name.startswith(prefix) and number.isdecimal() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that clean-up runs. Only the main thread can arrange that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,153 @@
+"""From raw parallel text to a data folder: options, checks, and the command's whole run (the steps: build.py).
+
+    DATA/data.json                      what the folder holds (manifest.py); written last
+    DATA/text/                          the text pipeline (text/pipeline.py)
+    DATA/train/, valid/, test/          token stores (store.py)
+    DATA/valid/raw.<language>           the raw lines of a held-out split, which are never cleaned: line i is sentence i
+    DATA/stats.json, DATA/summary.txt   counts, for programs and to read
+
+This module imports quickly, since the command line reads its options here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynconv_mt.data.manifest import read_manifest
+from dynconv_mt.data.output import build_folder
+from dynconv_mt.data.workers import Workers
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig
+from dynconv_mt.text.corpus import ParallelFile, find_pair
+
+STATS, SUMMARY = "stats.json", "summary.txt"
+
+
+@dataclass(kw_only=True)
+class PreprocessConfig:
+    """Options of `dc-preprocess`.
+
+    A corpus is named by what its two files have in common: `a/train` stands for `a/train.en` and `a/train.de`, plain or
+    with `.gz` after it. Several may be given as a list.
+    """
+
+    src: str  # source language code, which is also the ending of its files
+    tgt: str  # target language code, which is also the ending of its files
+    train: Any  # training corpus or corpora; cleaned
+    valid: Any = None  # validation corpus or corpora; every line stays
+    test: Any = None  # test corpus or corpora; every line stays
+    out_dir: str  # folder to make
+    text: TextConfig = field(default_factory=TextConfig)
+    bpe: BpeConfig = field(default_factory=BpeConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    workers: int = 0  # processes; 0: one per core
+    overwrite: bool = False  # replace another run's data folder at out_dir
+
+    def check(self) -> None:
+        """Raise UserError for values that break a rule, before any file is read."""
+        for option, lang in (("src", self.src), ("tgt", self.tgt)):
+            if not lang or "/" in lang or lang != lang.strip():
+                raise UserError(f"{option}={lang}: must be a language code such as en, the ending of its files")
+        if self.src == self.tgt:
+            raise UserError(f"src={self.src} tgt={self.tgt}: must differ, since they tell the two files apart")
+        if not self.out_dir:
+            raise UserError("out_dir=: must name the folder to make")
+        if self.workers < 0:
+            raise UserError(f"workers={self.workers}: must be a number of processes, or 0 for one per core")
+        if not self.prefixes("train"):
+            raise UserError(f"train={self.train}: must name the training corpus")
+        self.text.check()
+        self.bpe.check()
+        self.clean.check()
+
+    def prefixes(self, split: str) -> list[str]:
+        """Return the corpora of a split, in a list whichever way they were given."""
+        value = getattr(self, split)
+        names = [value] if isinstance(value, str | Path) else list(value or [])
+        return [str(name) for name in names if str(name)]
+
+    def content_options(self) -> dict[str, Any]:
+        """Return the options that, with the input files, decide what the data folder holds, as they are typed."""
+        options: dict[str, Any] = {"src": self.src, "tgt": self.tgt}
+        for section in ("text", "bpe", "clean"):
+            options |= {f"{section}.{name}": value for name, value in asdict(getattr(self, section)).items()}
+        return options
+
+
+@dataclass
+class Summary:
+    """What `preprocess` returns; printed, it is a readable summary."""
+
+    out_dir: Path
+    stats: dict[str, Any]  # the content of stats.json
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def preprocess(config: PreprocessConfig) -> Summary:
+    """Make the data folder `config.out_dir` and return its summary.
+
+    A finished folder of the same options and input files is left as it is, and the summary says so; a folder that holds
+    anything else is refused. The result does not depend on the number of workers.
+    Raises UserError for a mistake in options or files. Whatever is raised, Ctrl-C and SIGTERM included, nothing is left
+    at `out_dir` or beside it.
+    """
+    config.check()
+    files = _find_files(config)
+    out_dir = Path(config.out_dir)
+    if _is_finished(config, files, out_dir):
+        return _summary(out_dir, before=f"{out_dir} holds the result of this very run: nothing to do\n\n")
+    from dynconv_mt.data.build import build_data  # not before: --help need not wait for its imports
+
+    started = time.monotonic()
+    with build_folder(out_dir, replace=config.overwrite) as folder, Workers(config.workers) as workers:
+        num_pairs = build_data(config, files, folder, workers)
+    seconds = time.monotonic() - started
+    rate = f"{num_pairs:,} pairs in {seconds:.1f} s: {num_pairs / seconds:,.0f} pairs/s with {workers.count} processes"
+    return _summary(out_dir, after=f"\n{rate}\n{out_dir} is ready\n")
+
+
+def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
+    """The files of each split that was asked for; train comes last, so that mistakes in the small ones show at once."""
+    return {
+        split: [find_pair(prefix, config.src, config.tgt, split) for prefix in config.prefixes(split)]
+        for split in ("valid", "test", "train")
+        if config.prefixes(split)
+    }
+
+
+def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]], out_dir: Path) -> bool:
+    """Whether `out_dir` holds this very run; False where it may be built, UserError where it may not."""
+    typed = f"out_dir={config.out_dir}"
+    if not out_dir.exists():
+        return False
+    if not out_dir.is_dir():
+        raise UserError(f"{typed}: is a file; name a folder to make")
+    if not any(out_dir.iterdir()):
+        return False
+    try:
+        manifest = read_manifest(out_dir)
+    except UserError as error:
+        raise UserError(
+            f"{typed}: holds other files than this program's data ({error}); choose another folder"
+        ) from None
+    if config.overwrite:
+        return False
+    differences = manifest.differences(config.content_options(), files)
+    if differences:
+        raise UserError(
+            f"{typed}: holds the data of another run (different: {', '.join(differences)}); choose another folder, or "
+            "overwrite=true to replace it"
+        )
+    return True
+
+
+def _summary(out_dir: Path, before: str = "", after: str = "") -> Summary:
+    text = (out_dir / SUMMARY).read_text(encoding="utf-8")
+    return Summary(out_dir, json.loads((out_dir / STATS).read_text(encoding="utf-8")), before + text + after)

@@ -1,0 +1,100 @@
+"""Worker processes for preprocessing: results in order, little under way, and no process left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dynconv_mt.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD = 3  # items under way per worker: one at work, two waiting, so that memory is bounded and nobody idles
+
+
+class Workers:
+    """A pool of `count` processes, as a context manager; with a count of 1 this process does the work itself.
+
+    Leaving the block by an exception (Ctrl-C included) ends the processes at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        """`count` of 0 stands for as many processes as this one may use cores."""
+        self.count = count or _num_cores()
+        self._executor: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield `function(item)` for each item, in order. `function` and its results must pickle.
+
+        An exception of `function` comes out here; a process that died raises UserError.
+        """
+        if self._executor is None:
+            yield from map(function, items)
+            return
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(self._executor.submit(function, item))
+                if len(pending) >= self.count * _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"workers={self.count}: a worker process died, most likely for want of memory; use fewer workers"
+            ) from None
+
+    def __enter__(self) -> Self:
+        if self.count > 1:
+            self._executor = ProcessPoolExecutor(self.count, mp_context=_context(), initializer=_prepare_worker)
+            with warnings.catch_warnings():
+                # Python 3.12 warns of forking beside the threads of numerical libraries; these workers use none.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                list(self.map(abs, range(self.count)))  # start them all here, before a progress bar has its thread
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._executor is None:
+            return
+        if kind is not None:
+            for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+                process.terminate()  # the executor would let them finish first, which may take minutes
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; not every system can tell, and then all cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context() -> BaseContext:
+    """Forking starts at once, but is only safe where no other Python thread may hold a lock."""
+    is_safe = sys.platform == "linux" and threading.active_count() == 1
+    return multiprocessing.get_context("fork" if is_safe else "spawn")
+
+
+def _prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, die of SIGTERM, and do not outlive the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,22 @@
+"""Lightweight and dynamic convolution as torch operators; they know tensors and nothing else of the project."""
+
+from typing import TYPE_CHECKING
+
+from dynconv_mt.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from dynconv_mt.ops.decoding import ConvState, dynamic_conv_step, light_conv_step
+    from dynconv_mt.ops.functional import dynamic_conv, light_conv
+    from dynconv_mt.ops.library import backend
+
+__all__ = ["ConvState", "backend", "dynamic_conv", "dynamic_conv_step", "light_conv", "light_conv_step"]
+
+_EXPORTS = {
+    "ConvState": "decoding",
+    "backend": "library",
+    "dynamic_conv": "functional",
+    "dynamic_conv_step": "decoding",
+    "light_conv": "functional",
+    "light_conv_step": "decoding",
+}
+__getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -1,0 +1,124 @@
+"""The operators as torch knows them: schemas, which kernel runs where, shapes, gradients, autocast.
+
+Shapes: B sentences, T positions, C channels, H heads, K taps.
+
+    dynconv_mt::dynamic_conv   x (B, T, C), logits (B, T, H·K), …  →  y (B, T, C)
+    dynconv_mt::light_conv     x (B, T, C), weight (H, K), …       →  y (B, T, C)
+    dynconv_mt::…_backward     grad_y, then all that the forward took  →  gradients by x and by logits or weight
+
+The reference is registered for every device. Compiled kernels (`csrc/`, a shared library beside this file) fill the
+dispatch keys CPU and CUDA of the same schemas, which then go before it. A kernel gets tensors of any strides and
+arguments that `functional` has checked: `seed` (1,) int64 wherever dropout > 0; `lengths` (B,) int64; dtypes equal but
+for float32 `weight` beside half-precision x. It returns contiguous tensors: y and grad_x in the dtype of x, the other
+gradient in that of what it belongs to. DropConnect's mask is defined in `dropconnect`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynconv_mt.ops import reference
+
+NAMESPACE = "dynconv_mt"
+OPTIONS = "int padding_left, bool softmax, float dropout"
+INPUTS = {  # operator: (its inputs, its options); options are keyword-only
+    "dynamic_conv": ("Tensor x, Tensor logits, Tensor? seed, Tensor? lengths", f"int kernel_size, {OPTIONS}"),
+    "light_conv": ("Tensor x, Tensor weight, Tensor? seed, Tensor? lengths", OPTIONS),
+}
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def fake_forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Return the shape of y."""
+    return x.new_empty(x.shape)
+
+
+def fake_backward(grad_y: Tensor, x: Tensor, taps: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """Return the shapes of both gradients."""
+    return x.new_empty(x.shape), taps.new_empty(taps.shape)
+
+
+def save_inputs(
+    ctx: Any, inputs: tuple[Tensor | None, ...], keyword_only_inputs: dict[str, Any], output: Tensor
+) -> None:
+    """Keep what the backward needs: the inputs. The mask is drawn again from the seed."""
+    ctx.save_for_backward(*inputs)
+    ctx.options = keyword_only_inputs
+
+
+def differentiate(name: str) -> Callable[[Any, Tensor], tuple[Tensor | None, ...]]:
+    """Return the autograd formula that calls the operator's backward."""
+    backward = getattr(getattr(torch.ops, NAMESPACE), f"{name}_backward")
+
+    def gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return (*backward(grad_y, *ctx.saved_tensors, **ctx.options), None, None)
+
+    return gradients
+
+
+def refuse(ctx: Any, *grads: Tensor) -> None:
+    """Stop at second derivatives, which would else come out as zero."""
+    raise NotImplementedError("light_conv and dynamic_conv have no second derivatives")
+
+
+def autocast(name: str, device_type: str) -> Callable[..., Tensor]:
+    """Return the kernel that runs under autocast: activations change their dtype, LightConv's small weight does not."""
+    operator = getattr(getattr(torch.ops, NAMESPACE), name)
+
+    def run(x: Tensor, taps: Tensor, *inputs: Tensor | None, **options: Any) -> Tensor:
+        if x.dtype is not torch.float64:  # which autocast leaves alone everywhere
+            dtype = torch.get_autocast_dtype(device_type)
+            x = x.to(dtype)
+            taps = taps.to(dtype) if name == "dynamic_conv" else taps.float()
+        with torch.autocast(device_type, enabled=False):
+            y: Tensor = operator(x, taps, *inputs, **options)
+        return y
+
+    return run
+
+
+def register(name: str) -> None:
+    """Declare an operator and its backward, and everything about them but compiled kernels."""
+    inputs, options = INPUTS[name]
+    backward = f"{name}_backward"
+    schemas = {
+        name: f"({inputs}, *, {options}) -> Tensor",
+        backward: f"(Tensor grad_y, {inputs}, *, {options}) -> (Tensor, Tensor)",
+    }
+    for operator, schema in schemas.items():
+        _LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(operator, getattr(reference, operator), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake_forward)
+    torch.library.register_fake(f"{NAMESPACE}::{backward}", fake_backward)
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", differentiate(name), setup_context=save_inputs)
+    torch.library.register_autograd(f"{NAMESPACE}::{backward}", refuse)
+    for device_type in ("cpu", "cuda"):
+        _LIBRARY.impl(name, autocast(name, device_type), f"Autocast{device_type.upper()}")
+
+
+def load_compiled(folder: Path) -> None:
+    """Load the compiled kernels of `folder`, where there are any; a library that does not load is named and left out."""
+    for path in sorted(folder.glob("_C*.so")):
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            warnings.warn(f"{path} does not load, so the slower reference operators run: {error}", stacklevel=2)
+
+
+def backend(device: str | torch.device) -> str:
+    """Return what the operators run on a device such as "cpu" or "cuda:1": "compiled" kernels or the "reference"."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
+    names = [f"{NAMESPACE}::{name}{suffix}" for name in INPUTS for suffix in ("", "_backward")]
+    is_compiled = key is not None and all(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for name in names)
+    return "compiled" if is_compiled else "reference"
+
+
+for _name in INPUTS:
+    register(_name)
+load_compiled(Path(__file__).parent)

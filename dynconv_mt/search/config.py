@@ -1,0 +1,47 @@
+"""The options `search.*`: how translations are looked for and ranked. No torch here, so that `--help` is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynconv_mt.errors import UserError
+
+
+@dataclass
+class SearchConfig:
+    """Beam search. Lengths are counted in output tokens before </s>."""
+
+    beam: int = 5  # hypotheses that are kept at every step, and finished ones that end a sentence; 1: greedy
+    length_penalty: float = 1.0  # exponent p of score = Σ log p / length^p; above 1 favours longer translations
+    normalize: bool = True  # divide by length^length_penalty at all; false: score = Σ log p
+    min_length: int = 1  # tokens, at least (the limit max_length_a·S + max_length_b goes before)
+    max_length_a: float = 1.0  # tokens, at most: a·S + b for a source of S tokens, </s> included
+    max_length_b: int = 50  # b of the same. The defaults are those of Vaswani et al. (2017)
+    temperature: float = 1.0  # logits are divided by it; above 1 flattens the distribution
+    unk_penalty: float = 0.0  # nats taken from the log-probability of <unk>; above 0 makes it rarer
+    nbest: int = 1  # hypotheses returned for each sentence, best first; at most `beam`
+
+    def __post_init__(self) -> None:
+        """Raise UserError, naming the option, for values with which no search is possible."""
+        rules = (
+            (self.beam >= 1, f"search.beam={self.beam}: must be at least 1"),
+            (self.min_length >= 0, f"search.min_length={self.min_length}: must be at least 0"),
+            (self.max_length_a >= 0, f"search.max_length_a={self.max_length_a}: must be at least 0"),
+            (
+                self.max_length_a + self.max_length_b >= 1,
+                f"search.max_length_b={self.max_length_b}: with search.max_length_a={self.max_length_a} the shortest "
+                "source leaves no room for a token; give at least 1",
+            ),
+            (self.temperature > 0, f"search.temperature={self.temperature}: must be above 0"),
+            (
+                1 <= self.nbest <= self.beam,
+                f"search.nbest={self.nbest}: must be at least 1 and at most search.beam={self.beam}",
+            ),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise UserError(message)
+
+    def max_length(self, src_length: int) -> int:
+        """Return the most tokens before </s> for a source of `src_length` tokens, </s> included."""
+        return int(self.max_length_a * src_length + self.max_length_b)

@@ -1,0 +1,117 @@
+"""Reading parallel text: plain or gzip, UTF-8 checked line by line, two sides in step."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from dynconv_mt.errors import UserError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class ParallelFile:
+    """The two files of one prefix; line i of one translates line i of the other."""
+
+    src: Path
+    tgt: Path
+
+
+def find_side(prefix: str, lang: str, option: str = "") -> Path:
+    """Return `prefix.lang` or, where that is missing, `prefix.lang.gz`.
+
+    `option` (such as `train`) is named in the UserError that says that neither exists.
+    """
+    plain = Path(f"{prefix}.{lang}")
+    packed = Path(f"{prefix}.{lang}.gz")
+    for path in (plain, packed):
+        if path.is_file():
+            return path
+    typed = f"{option}={prefix}: " if option else ""
+    raise UserError(f"{typed}neither {plain} nor {packed} is a file; give the part of the name before .{lang}")
+
+
+def find_pair(prefix: str, src: str, tgt: str, option: str = "") -> ParallelFile:
+    """Return the two files of `prefix`. Raises UserError as `find_side` does."""
+    return ParallelFile(find_side(prefix, src, option), find_side(prefix, tgt, option))
+
+
+def open_text(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes; gzip is told by its first two bytes, not by its name."""
+    try:
+        with open(path, "rb") as file:
+            is_packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        return cast(IO[bytes], gzip.open(path, "rb")) if is_packed else open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file without their line ends.
+
+    Only a line feed ends a line (a carriage return before it is dropped), so that line numbers are those of `wc -l`
+    whatever characters a line contains. A byte order mark at the start of the file is dropped.
+    Raises UserError naming file and line for text that is not UTF-8, and for a damaged gzip file.
+    """
+    number = 0
+    with open_text(path) as file:
+        try:
+            for number, raw in enumerate(file, start=1):
+                line = raw.decode("utf-8").rstrip("\r\n")
+                yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
+                f"{error.start + 1} of the line); convert the file, for example with iconv"
+            ) from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}, after line {number}: damaged gzip file ({error})") from None
+
+
+def read_parallel(files: ParallelFile) -> Iterator[tuple[str, str]]:
+    """Yield the line pairs of one pair of files.
+
+    Raises UserError for an empty file and for different line counts, naming both files and both counts.
+    """
+    sides = read_lines(files.src), read_lines(files.tgt)
+    count = 0
+    while True:
+        src, tgt = next(sides[0], None), next(sides[1], None)
+        if src is None or tgt is None:
+            break
+        count += 1
+        yield src, tgt
+    num_src = count + (src is not None) + sum(1 for _ in sides[0])
+    num_tgt = count + (tgt is not None) + sum(1 for _ in sides[1])
+    for path, num_lines in ((files.src, num_src), (files.tgt, num_tgt)):
+        if num_lines == 0:
+            raise UserError(f"{path}: is empty; it should hold one sentence a line")
+    if num_src != num_tgt:
+        raise UserError(
+            f"{files.src} has {num_src} lines and {files.tgt} has {num_tgt}: line i of one must be the translation of "
+            "line i of the other"
+        )
+
+
+def read_pairs(prefixes: str | Sequence[str], src: str, tgt: str) -> Iterator[tuple[str, str]]:
+    """Yield (source line, target line) of every prefix in turn. Raises UserError as the functions above do."""
+    names = [prefixes] if isinstance(prefixes, str) else prefixes
+    for files in [find_pair(name, src, tgt) for name in names]:  # all of them, before the first line is read
+        yield from read_parallel(files)
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""Folders that appear whole or not at all, and the checkpoints of a run.
+
+    RUN/checkpoints/step_00001000/
+        model.safetensors  config.json  text/      a model directory
+        state/trainer.json  state/*.safetensors    what resuming needs besides
+        manifest.json                              size and SHA-256 of every other file; written last
+
+A folder is filled under a temporary name beside its place, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+STATE = "state"
+FORMAT = 1
+_NAME = re.compile(r"step_(\d{8,})")
+_TEMPORARY = ".tmp_"
+
+
+def checkpoint_folder(run: Path, update: int) -> Path:
+    """Return where the checkpoint after `update` updates belongs."""
+    return run / "checkpoints" / f"step_{update:08d}"
+
+
+def checkpoint_update(folder: Path) -> int:
+    """Return the number of updates in a checkpoint's name."""
+    match = _NAME.fullmatch(folder.name)
+    assert match, f"{folder} is not named as a checkpoint"
+    return int(match[1])
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first, sound or not."""
+    folders = (run / "checkpoints").glob("step_*")
+    return sorted((path for path in folders if _NAME.fullmatch(path.name) and path.is_dir()), key=checkpoint_update)
+
+
+def newest_sound(run: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint whose files are as they were written, and what is wrong with the newer ones."""
+    complaints: list[str] = []
+    for folder in reversed(list_checkpoints(run)):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, complaints
+        complaints.append(f"{folder}: {damage}")
+    return None, complaints
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, None if every file has the size and hash of the manifest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = dict(manifest["files"])
+        if manifest["format"] != FORMAT:
+            return f"{MANIFEST} has format {manifest['format']}, and this version reads {FORMAT}"
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is missing or damaged ({type(error).__name__})"
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    found.pop(MANIFEST, None)
+    if odd := sorted(set(found) ^ set(expected)):
+        return f"{odd[0]} is {'not in the manifest' if odd[0] in found else 'missing'}"
+    for name, path in found.items():
+        size, sha256 = expected[name]
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+        if _sha256(path) != sha256:
+            return f"{name} was altered (its hash differs)"
+    return None
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: bool = True) -> None:
+    """Let `fill` write into a new folder, and give it its name when all is on the disk. Replaces an older `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f"{_TEMPORARY}{folder.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        flush_folder(temporary)
+        if with_manifest:
+            _write_manifest(temporary)
+        remove_folder(folder)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; it loses its name first, so that no half of it is ever taken for a whole."""
+    if folder.exists():
+        doomed = folder.parent / f"{_TEMPORARY}removed_{folder.name}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)
+
+
+def clean_temporary(run: Path) -> list[str]:
+    """Remove what an interrupted save or removal left in a run folder; return the names."""
+    left = [path for parent in (run, run / "checkpoints") for path in parent.glob(f"{_TEMPORARY}*")]
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return [path.name for path in left]
+
+
+def prune(run: Path, keep: Collection[int]) -> None:
+    """Remove all checkpoints but the newest and those of the updates `keep`."""
+    for folder in list_checkpoints(run)[:-1]:
+        if checkpoint_update(folder) not in keep:
+            remove_folder(folder)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file under a temporary name, flush it and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _fsync(temporary)
+    os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and itself, to the disk."""
+    for path in [*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        _fsync(path)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(_files(folder))
+    }
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""The run folder: whose it is, who works in it, and whether its run has ended.
+
+    RUN/config.json     the resolved job that the run was started with
+    RUN/checkpoints/    see checkpoint.py
+    RUN/metrics.jsonl   see report.py; also RUN/tensorboard/ and, at the end, RUN/curves.png
+    RUN/model/          the final model directory
+    RUN/finished.json   why and where training ended; written last
+
+One process at a time trains in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import config_to_dict
+from dynconv_mt.train.checkpoint import list_checkpoints, write_json
+from dynconv_mt.train.config import FitConfig
+from dynconv_mt.train.state import TrainerState, stop_reason
+
+FOREIGN = ("checkpoints", "model", "model.safetensors", "data.json", "config.json", "metrics.jsonl")
+JOB, FINISHED, LOCK = "config.json", "finished.json", ".lock"
+KIND = "dynconv_mt training run"
+FORMAT = 1
+
+# Options that may differ when a run continues: they decide where, how long and how visibly it computes, not what.
+# The data folder may move: its content is compared by hash.
+FREE = ("out_dir", "data_dir", "device", "precision", "threads", "checkpoint", "validate", "search")
+FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard")
+
+
+def check_run_folder(config: FitConfig) -> None:
+    """Raise UserError when `out_dir` holds something else, or a run of other options that has checkpoints already."""
+    run = Path(config.out_dir)
+    if not run.exists():
+        return
+    if not run.is_dir():
+        raise UserError(f"out_dir={config.out_dir}: is a file; name a folder")
+    job = _read_job(run)
+    if job is None:
+        if foreign := [name for name in FOREIGN if (run / name).exists()]:
+            raise UserError(f"out_dir={config.out_dir}: holds something else ({foreign[0]}); choose another folder")
+    elif list_checkpoints(run) and (changes := changed_options(job, job_to_json(config))):
+        raise UserError(
+            f"out_dir={config.out_dir}: holds another run, which differs in {'; '.join(changes)}. "
+            "Give the options of that run to continue it, or choose another out_dir"
+        )
+
+
+def write_job(config: FitConfig) -> None:
+    """Write the resolved job into the run folder, which is made if need be."""
+    write_json(Path(config.out_dir) / JOB, {"format": FORMAT, "kind": KIND, "job": job_to_json(config)})
+
+
+def job_to_json(config: FitConfig) -> dict[str, Any]:
+    """Return the job as it comes back from its JSON file."""
+    data: dict[str, Any] = json.loads(json.dumps(config_to_dict(config)))
+    return data
+
+
+def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the options that may not differ and do, as `name=now (was then)`."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
+    missing = "unset"
+    return [
+        f"{name}={flat_new.get(name, missing)} (was {flat_old.get(name, missing)})"
+        for name in names
+        if flat_old.get(name, missing) != flat_new.get(name, missing)
+    ]
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder; UserError when another process trains in it. The lock ends with the process."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"out_dir={run}: another process trains in it; wait, or choose another one") from None
+        yield
+
+
+def write_finished(run: Path, state: TrainerState, reason: str) -> None:
+    """Note that the run has ended; written after everything else."""
+    write_json(run / FINISHED, {"format": FORMAT, "reason": reason, "state": asdict(state)})
+
+
+def finished_state(config: FitConfig) -> tuple[TrainerState, str] | None:
+    """Return where and why the run in `out_dir` ended; None if it has not, or its limits now allow more."""
+    run = Path(config.out_dir)
+    try:
+        state = TrainerState(**json.loads((run / FINISHED).read_text(encoding="utf-8"))["state"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    reason = stop_reason(state, config)
+    return (state, reason) if reason and (run / "model").is_dir() else None
+
+
+def _read_job(run: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads((run / JOB).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / JOB}: cannot be read ({error}); choose another out_dir") from None
+    if not isinstance(data, dict) or data.get("kind") != KIND or not isinstance(data.get("job"), dict):
+        return None
+    job: dict[str, Any] = data["job"]
+    return job
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _is_free(name: str) -> bool:
+    section, _, option = name.partition(".")
+    return section in FREE or (section == "train" and option in FREE_TRAIN)

@@ -1,0 +1,92 @@
+"""What is checked and said before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from dynconv_mt.compute import Compute
+from dynconv_mt.data.loader import Loader
+from dynconv_mt.data.store import TokenStore
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.io import SavesItself
+from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.ops import backend
+from dynconv_mt.train.config import Final, FitConfig, require
+from dynconv_mt.train.distributed import Ranks
+from dynconv_mt.train.state import TrainerState
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a model is trained on."""
+
+    train: TokenStore
+    valid: TokenStore | None = None
+    text: SavesItself | None = None  # the text pipeline, saved with every model
+
+
+def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
+    """Raise UserError where data, model and options do not fit together."""
+    for name, store in (("train", data.train), ("valid", data.valid)):
+        if store is not None:
+            _check_store(name, store, model)
+    if data.valid is None:
+        message = "needs validation data, and there are none; preprocess with valid=, or choose checkpoint.final=last"
+        require(config.checkpoint.final is not Final.best, "checkpoint.final", config.checkpoint.final, message)
+        require(config.validate.patience == 0, "validate.patience", config.validate.patience, message)
+        require(not config.validate.bleu, "validate.bleu", config.validate.bleu, message)
+
+
+def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator[str]:
+    """Fit `state` to the data and the ranks at hand; yield what changes by other ranks.
+
+    Raises UserError where the data are not those that the run was started with.
+    """
+    found = {name: store.digest for name, store in (("train", data.train), ("valid", data.valid)) if store is not None}
+    if state.data and state.data != found:
+        changed = sorted(name for name in state.data.keys() | found.keys() if state.data.get(name) != found.get(name))
+        raise UserError(
+            f"data_dir={data.train.folder.parent}: the {' and '.join(changed)} data are not those that this run was "
+            "started with; give the same data folder, or choose another out_dir"
+        )
+    world_size, per_update = loader.share.world_size, loader.share.world_size * loader.share.update_freq
+    if state.update and per_update != state.batches_per_update:
+        yield f"warning: an update now has {per_update} batches, before it had {state.batches_per_update}"
+        state.epoch_update = state.epoch_update * state.batches_per_update // per_update
+    elif state.update and world_size != state.world_size:
+        yield f"note: {world_size} ranks, before {state.world_size}: the same batches, other dropout"
+    if state.epoch_update >= loader.num_updates:
+        state.epoch, state.epoch_update = state.epoch + 1, 0
+    state.data, state.world_size, state.batches_per_update = found, world_size, per_update
+
+
+def _check_store(name: str, store: TokenStore, model: Seq2Seq) -> None:
+    if len(store) == 0:
+        raise UserError(f"{store.folder}: the {name} data hold no sentence pair")
+    longest = max(int(store.src_lengths.max()), int(store.tgt_lengths.max()))
+    limit = model.config.max_positions
+    message = (
+        f"the longest {name} sentence has {longest} tokens, </s> included; set at least model.max_positions={longest}"
+    )
+    require(longest <= limit, "model.max_positions", limit, message)
+    for side, largest in (("src", store.src_max_id), ("tgt", store.tgt_max_id)):
+        size = getattr(model.config, f"{side}_vocab_size")
+        message = f"the {name} data hold the id {largest}; they were made with another vocabulary"
+        require(largest < size, f"model.{side}_vocab_size", size, message)
+
+
+def describe(model: nn.Module, data: FitData, loader: Loader, compute: Compute, ranks: Ranks) -> Iterator[str]:
+    """Yield the lines that a run begins with."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    kernels = backend(compute.device.type)
+    yield f"model: {count:,} parameters; {compute}, {kernels} kernels, {ranks.world_size} ranks"
+    train, num_updates = data.train, loader.num_updates
+    sizes = f"train: {len(train):,} pairs, {train.num_src_tokens:,} source and {train.num_tgt_tokens:,} target tokens"
+    yield sizes if data.valid is None else f"{sizes}; valid: {len(data.valid):,} pairs"
+    yield (
+        f"an epoch has {num_updates:,} updates of about {train.num_tgt_tokens / num_updates:,.0f} target tokens "
+        f"({loader.share.update_freq} x {ranks.world_size} batches of at most {loader.config.max_tokens:,})"
+    )

@@ -1,0 +1,181 @@
+"""From lines of text to their translations: the one path that generating, interactive use and validation share."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dynconv_mt.compute import Compute, resolve_compute
+from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.io import TEXT, load_model, resolve_model_dir
+from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.runtime import Precision, RuntimeConfig
+from dynconv_mt.search.beam import beam_search
+from dynconv_mt.search.config import SearchConfig
+from dynconv_mt.search.trellis import Hypothesis
+from dynconv_mt.text.pipeline import TextPipeline
+from dynconv_mt.text.vocab import EOS, PAD
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SENTENCES = 128  # rows of a batch: more only cost memory (logits of rows × beam × types)
+
+_LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # all that str.splitlines knows
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One line and what became of it. An empty line has an empty translation with score 0."""
+
+    source: str  # the line as it was given
+    text: str = ""  # detokenised; never holds a line break
+    pieces: tuple[str, ...] = ()  # target subwords, without </s>
+    score: float = 0.0  # what the search ranked by: Σ log p / length^length_penalty, in nats
+    token_scores: tuple[float, ...] = ()  # log-probability of each piece and, last, of </s>, in nats
+    truncated: bool = False  # the line was longer than the model reads, and only its beginning was translated
+    alternatives: tuple[Translation, ...] = ()  # the others of the n best, best first
+
+
+class Translator:
+    """Models (several are an ensemble), their text pipeline, and how to search."""
+
+    def __init__(
+        self,
+        models: Sequence[Seq2Seq],
+        text: TextPipeline,
+        *,
+        search: SearchConfig | None = None,
+        batch: BatchConfig | None = None,
+        compute: Compute | None = None,
+    ) -> None:
+        """`batch` limits rows times the longest source of a batch; `compute` None: fp32 where the models are."""
+        self.models = list(models)
+        self.text = text
+        self.search = search or SearchConfig()
+        self.batch = batch or BatchConfig(max_sentences=DEFAULT_SENTENCES)
+        self.compute = compute or Compute(next(models[0].parameters()).device, Precision.fp32)
+        self.max_pieces = min(model.config.max_positions for model in models) - 1  # that a source may have
+
+    def translate(self, lines: Sequence[str], progress: bool = False) -> list[Translation]:
+        """Return a translation for every line, in the order of the lines.
+
+        A blank line is not shown to the model; a line of more than `max_pieces` subwords is cut there, which is logged
+        and marked. `progress` shows a bar on stderr. Raises UserError where a line contains a line break.
+        """
+        if isinstance(lines, str):
+            raise TypeError("translate takes a list of lines, not a string")
+        sources = [self._encode(number, line) for number, line in enumerate(lines, start=1)]
+        self._warn_of_cuts([len(ids) for ids in sources])
+        translations = [Translation(line) for line in lines]
+        with tqdm(total=len(lines), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+            bar.update(sum(not ids for ids in sources))
+            for rows in self._batches([min(len(ids), self.max_pieces) for ids in sources]):
+                found = self._search([sources[row][: self.max_pieces] for row in rows])
+                for row, hypotheses in zip(rows, found, strict=True):
+                    is_cut = len(sources[row]) > self.max_pieces
+                    translations[row] = self._translation(lines[row], hypotheses, is_cut)
+                bar.update(len(rows))
+        return translations
+
+    def _encode(self, number: int, line: str) -> list[int]:
+        """The ids of a line, without </s>; none for a blank one."""
+        if "\n" in line:
+            raise UserError(f"line {number}: contains a line break; give one sentence per line (str.splitlines helps)")
+        return self.text.encode_source(line) if line.strip() else []
+
+    def _warn_of_cuts(self, lengths: Sequence[int]) -> None:
+        cut = [(number, length) for number, length in enumerate(lengths, start=1) if length > self.max_pieces]
+        if cut:
+            number, length = cut[0]
+            others = f" and {len(cut) - 1} more lines" if len(cut) > 1 else ""
+            logger.warning(
+                f"line {number} ({length} pieces){others}: the model reads at most {self.max_pieces} pieces; only the "
+                "beginning was translated. Split long lines into sentences."
+            )
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Rows of similar length together, long ones first; a line too long for the budget stands alone."""
+        rows = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
+        batches = []
+        while rows:
+            size = max(1, self.batch.max_tokens // (lengths[rows[0]] + 1))  # </s> counts
+            size = min(size, self.batch.max_sentences or size)
+            batches.append(rows[:size])
+            rows = rows[size:]
+        return batches
+
+    def _search(self, sources: Sequence[list[int]]) -> list[list[Hypothesis]]:
+        """The n best hypotheses for the ids of one batch."""
+        lengths = torch.tensor([len(ids) + 1 for ids in sources])
+        src = torch.full((len(sources), int(lengths.max())), PAD)
+        for row, ids in zip(src, sources, strict=True):
+            row[: len(ids) + 1] = torch.tensor([*ids, EOS])
+        device = self.compute.device
+        with self.compute.autocast():
+            return beam_search(self.models, src.to(device), lengths.to(device), self.search)
+
+    def _translation(self, line: str, hypotheses: Sequence[Hypothesis], is_cut: bool) -> Translation:
+        best, *others = (self._variant(line, hypothesis, is_cut) for hypothesis in hypotheses)
+        return replace(best, alternatives=tuple(others))
+
+    def _variant(self, line: str, hypothesis: Hypothesis, is_cut: bool) -> Translation:
+        ids = hypothesis.tokens[:-1]
+        return Translation(
+            source=line,
+            text=_LINE_BREAKS.sub(" ", self.text.decode_target(ids)),  # byte fallback can spell a line break
+            pieces=tuple(self.text.target_pieces(ids)),
+            score=hypothesis.score,
+            token_scores=tuple(hypothesis.token_scores),
+            truncated=is_cut,
+        )
+
+
+def load_translator(
+    model_dir: str | Path | Sequence[str | Path],
+    *,
+    device: str = "auto",
+    precision: Precision | str = Precision.auto,
+    threads: int = 0,
+    search: SearchConfig | None = None,
+    batch: BatchConfig | None = None,
+) -> Translator:
+    """Return the translator of a run folder, checkpoint or model directory; of several, their ensemble.
+
+    device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for all cores.
+    Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
+    """
+    if precision not in list(Precision):
+        raise UserError(f"precision={precision}: must be one of {', '.join(Precision)}")
+    paths = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
+    if not paths:
+        raise UserError("model_dir=[]: give at least one model")
+    folders = [resolve_model_dir(path) for path in paths]
+    texts = [TextPipeline.load(folder / TEXT) for folder in folders]
+    for path, text in zip(paths, texts, strict=True):
+        if text.fingerprint != texts[0].fingerprint:
+            raise UserError(
+                f"model_dir={path}: has another text pipeline than {paths[0]}; models of an ensemble must have been "
+                "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
+            )
+    compute = resolve_compute(RuntimeConfig(device=device, precision=Precision(precision), threads=threads))
+    models = [load_model(folder, compute.device) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        _check_vocabulary(folder, model, texts[0])
+    return Translator(models, texts[0], search=search, batch=batch, compute=compute)
+
+
+def _check_vocabulary(folder: Path, model: Seq2Seq, text: TextPipeline) -> None:
+    expected = (model.config.src_vocab_size, model.config.tgt_vocab_size)
+    found = (text.src_vocab_size, text.tgt_vocab_size)
+    if found != expected:
+        raise UserError(
+            f"{folder}: the model has (source, target) vocabularies of {expected} types, its text pipeline of {found}; "
+            "the folder was put together from different models"
+        )

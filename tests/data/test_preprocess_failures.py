@@ -1,0 +1,176 @@
+"""Preprocessing that goes wrong: mistakes are named, and nothing half-made is ever left."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynconv_mt.data import build, output
+from dynconv_mt.data.preprocess import PreprocessConfig, preprocess
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.config import BpeConfig, CleanConfig
+
+PAIRS = [(f"The {i % 9} dogs see cat {i}.", f"Die {i % 9} Hunde sehen Katze {i}.") for i in range(900)]
+
+
+def write_corpus(prefix: Path, pairs: list[tuple[str, str]]) -> str:
+    for side, lang in enumerate(("en", "de")):
+        Path(f"{prefix}.{lang}").write_text(
+            "".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8", newline="\n"
+        )
+    return str(prefix)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreprocessConfig:
+    monkeypatch.setattr(build, "_CHUNK", 64)  # so that the small corpus is many chunks
+    train = write_corpus(tmp_path / "train", PAIRS)
+    out_dir = str(tmp_path / "data")
+    return PreprocessConfig(src="en", tgt="de", train=train, out_dir=out_dir, bpe=BpeConfig(vocab_size=340), workers=1)
+
+
+def nothing_left(config: PreprocessConfig) -> bool:
+    out_dir = Path(config.out_dir)
+    return not [path for path in out_dir.parent.iterdir() if path.name.startswith(out_dir.name)]
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"src": "de"}, r"src=de tgt=de: must differ"),
+    ({"tgt": ""}, r"tgt=: must be a language code"),
+    ({"workers": -1}, r"workers=-1: must be"),
+    ({"train": []}, r"train=\[\]: must name"),
+    ({"out_dir": ""}, r"out_dir=: must name"),
+    ({"clean": CleanConfig(ratio=0)}, r"clean\.ratio=0"),
+    ({"bpe": BpeConfig(vocab_size=3)}, r"bpe\.vocab_size=3"),
+    ({"bpe": BpeConfig(vocab_size=5000)}, r"bpe\.vocab_size=5000: .* largest possible value for it is \d+"),
+    ({"bpe": BpeConfig(vocab_size=5001, joint=False)}, r"bpe\.vocab_size=5001: .* the source side \(en\)"),
+    ({"clean": CleanConfig(max_length=2)}, r"train=\S+: cleaning drops all 900 pairs \(too_long 900\)"),
+    ({"clean": CleanConfig(max_length=2, after_bpe=True)}, r"cleaning drops all 900 pairs \(too_long 900\)"),
+    ({"valid": "/no/such"}, r"valid=/no/such: neither /no/such\.en nor /no/such\.en\.gz"),
+]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("changes", "message"), BAD_OPTIONS, ids=[message for _, message in BAD_OPTIONS])
+def test_bad_options(config: PreprocessConfig, changes: dict[str, Any], message: str, workers: int) -> None:
+    with pytest.raises(UserError, match=message):
+        preprocess(replace(config, **{"workers": workers} | changes))
+    assert nothing_left(config)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"train\.de: is empty"),
+        (b"x\n" * 899, r"train\.en has 900 lines and \S*train\.de has 899"),
+        (b"x\n" * 950, r"train\.en has 900 lines and \S*train\.de has 950"),
+        (b"x\n" * 800 + b"\xff\n" * 100, r"train\.de, line 801: not UTF-8"),
+    ],
+)
+def test_bad_files(config: PreprocessConfig, data: bytes, message: str, workers: int) -> None:
+    Path(f"{config.train}.de").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        preprocess(replace(config, workers=workers))
+    assert nothing_left(config)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
+def test_nothing_is_left_after_an_interruption(
+    config: PreprocessConfig, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(build, "write_manifest", interrupted)
+    with pytest.raises(error):
+        preprocess(replace(config, workers=2))
+    assert nothing_left(config)
+    assert not multiprocessing.active_children()
+
+
+def test_a_failed_replacement_leaves_the_old_data(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess(config)
+    before = {path: path.read_bytes() for path in Path(config.out_dir).rglob("*") if path.is_file()}
+    with pytest.raises(UserError):
+        preprocess(replace(config, overwrite=True, bpe=BpeConfig(vocab_size=9000)))
+    assert {path: path.read_bytes() for path in Path(config.out_dir).rglob("*") if path.is_file()} == before
+
+
+def test_leftovers_of_dead_processes_are_removed(config: PreprocessConfig, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = tmp_path / f"data.partial-{dead.pid}"
+    others = [tmp_path / f"data.partial-{os.getppid()}", tmp_path / "data.partial-notes"]
+    for folder in (stale, *others):
+        (folder / "train").mkdir(parents=True)
+    preprocess(config)
+    assert not stale.exists()
+    assert all(folder.exists() for folder in others)
+
+
+def test_a_place_that_cannot_be_written(config: PreprocessConfig) -> None:
+    with pytest.raises(UserError, match=r"out_dir=\S+train\.en/data: cannot be written"):
+        preprocess(replace(config, out_dir=f"{config.train}.en/data"))
+
+
+SCRIPT = """
+import sys
+from dynconv_mt.data.preprocess import PreprocessConfig, preprocess
+if __name__ == "__main__":
+    preprocess(PreprocessConfig(src="en", tgt="de", train=sys.argv[1], out_dir=sys.argv[2], workers=2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_signals_leave_nothing_behind(config: PreprocessConfig, number: signal.Signals, tmp_path: Path) -> None:
+    """Even killed outright it leaves no data folder, its workers end, and the next run clears up."""
+    (tmp_path / "run.py").write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    arguments = [
+        sys.executable,
+        str(tmp_path / "run.py"),
+        write_corpus(tmp_path / "large", PAIRS * 300),
+        config.out_dir,
+    ]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
+    wait_until(lambda: list(tmp_path.glob("data.partial-*/tokenized/train")))
+    children = child_processes(process.pid)
+    assert len(children) == 2
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    wait_until(lambda: not any(map(is_running, children)))
+    if number is not signal.SIGKILL:
+        assert nothing_left(config)
+        assert process.returncode == (143 if number is signal.SIGTERM else -signal.SIGINT)
+        assert ("KeyboardInterrupt" in errors) == (number is signal.SIGINT)
+    assert not Path(config.out_dir).exists()
+    output._remove_stale(Path(config.out_dir))
+    assert nothing_left(config)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def child_processes(parent: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(") ")[-1][0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,85 @@
+"""Worker processes: order, bounded look-ahead, errors that come out, and nothing left behind."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dynconv_mt.data import workers as module
+from dynconv_mt.data.workers import Workers
+from dynconv_mt.errors import UserError
+
+
+def square(number: int) -> int:
+    time.sleep(0.001 * (number % 3))  # so that they finish out of order
+    return number * number
+
+
+def fail_at_five(number: int) -> int:
+    if number == 5:
+        raise UserError("five")
+    return number
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep(number: int) -> int:
+    time.sleep(60)
+    return number
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_order_and_little_is_read_ahead(count: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        while taken < 100:
+            taken += 1
+            yield taken
+
+    with Workers(count) as workers:
+        for received, result in enumerate(workers.map(square, items()), start=1):
+            assert result == received * received
+            assert taken - received < 3 * count
+    assert taken == 100
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_comes_out_as_it_is(count: int) -> None:
+    with pytest.raises(UserError, match="five"), Workers(count) as workers:
+        list(workers.map(fail_at_five, range(100)))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_dies_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"workers=2: a worker process died"), Workers(2) as workers:
+        list(workers.map(die, range(10)))
+    assert not multiprocessing.active_children()
+
+
+def test_leaving_by_an_exception_does_not_wait() -> None:
+    started = time.monotonic()
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+        list(workers.map(sleep, range(100)))
+    assert time.monotonic() - started < 40
+    assert not multiprocessing.active_children()
+
+
+def test_spawned_workers_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("spawn"))
+    with Workers(2) as workers:
+        assert list(workers.map(square, range(10))) == [number * number for number in range(10)]
+
+
+def test_zero_means_all_cores() -> None:
+    assert Workers(0).count >= 1
+    assert Workers(3).count == 3

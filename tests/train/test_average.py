@@ -1,0 +1,61 @@
+"""Averaging checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.io import load_model, read_config_file, save_model
+from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.train import FitConfig, FitData, average_checkpoints, fit, newest_checkpoints
+from dynconv_mt.train.config import Final
+
+
+def save(folder: Path, model: Seq2Seq, value: float) -> Path:
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, value)
+    save_model(folder, model)
+    return folder
+
+
+def test_mean(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    folders = [save(tmp_path / str(value), new_model(), value) for value in (1.0, 2.0, 6.0)]
+    average_checkpoints(folders, tmp_path / "mean")
+    model = load_model(tmp_path / "mean")
+    assert all(bool((parameter == 3.0).all()) for parameter in model.parameters())
+    assert read_config_file(tmp_path / "mean")["provenance"]["average_of"] == [str(folder) for folder in folders]
+
+
+def test_of_one_it_is_the_same(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    save_model(tmp_path / "one", new_model())
+    average_checkpoints([tmp_path / "one"], tmp_path / "mean")
+    one, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "mean"))
+    assert one.keys() == mean.keys() and all(torch.equal(one[name], mean[name]) for name in one)
+
+
+def test_unlike_models_are_refused(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    save_model(tmp_path / "a", new_model())
+    save_model(tmp_path / "b", new_model(dropout=0.5))
+    with pytest.raises(UserError, match="another architecture"):
+        average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_run_ends_with_the_average(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    job = new_job(checkpoint__final=Final.average, checkpoint__average=3, train__ema_decay=0.0, checkpoint__keep_last=3)
+    fit(job, new_model(), data)
+    folders = newest_checkpoints(Path(job.out_dir), 3)
+    assert [folder.name[-2:] for folder in folders] == ["12", "18", "24"]
+    final = load_file(Path(job.out_dir) / "model" / "model.safetensors")
+    parts = [load_file(folder / "model.safetensors") for folder in folders]
+    for name, tensor in final.items():
+        mean = sum(part[name].double() for part in parts) / 3
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-9)
+    with pytest.raises(UserError, match="last=9"):
+        newest_checkpoints(Path(job.out_dir), 9)

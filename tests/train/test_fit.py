@@ -1,0 +1,278 @@
+"""Whole runs: limits, restarts, refusals, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.io import load_model
+from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.train import FitConfig, FitData, fit
+from dynconv_mt.train.checkpoint import list_checkpoints
+from dynconv_mt.train.config import Final, Metric, ValidateConfig
+from dynconv_mt.train.report import read_metrics
+from dynconv_mt.train.step import UpdateStep
+
+NewModel = Callable[..., Seq2Seq]
+NewJob = Callable[..., FitConfig]
+TIMES = ("seconds", "tokens_per_second")
+
+
+class Crash(Exception):
+    """Stands for a process that dies."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    """Let update number `update` die in the middle of a run."""
+    make = UpdateStep.__call__
+
+    def crash(self: UpdateStep, number: int, *rest: Any) -> None:
+        if number == update:
+            raise Crash
+        make(self, number, *rest)
+
+    monkeypatch.setattr(UpdateStep, "__call__", crash)
+
+
+def tensors(run: str | Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint and of the final model."""
+    files = [*list_checkpoints(Path(run))[-1].rglob("*.safetensors"), Path(run) / "model" / "model.safetensors"]
+    return {f"{path.parent.name}/{path.name}/{k}": v for path in files for k, v in load_file(path).items()}
+
+
+def metrics(run: str | Path) -> list[dict[str, Any]]:
+    records = read_metrics(Path(run) / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def names(run: str | Path) -> list[str]:
+    return [folder.name for folder in list_checkpoints(Path(run))]
+
+
+def test_a_run_leaves_what_it_promises(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = new_job(train__tensorboard=True)
+    result = fit(job, new_model(), data)
+    run = Path(job.out_dir)
+    assert result.is_finished and result.update == 24 and result.reason == "train.max_updates=24"
+    assert result.best is not None and result.model_dir == run / "model"
+    lines = metrics(run)
+    assert [line["update"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20]
+    assert [line["update"] for line in lines if line["kind"] == "valid"] == [6, 12, 18, 24]
+    best = min((line for line in lines if line["kind"] == "valid"), key=lambda line: line["loss"])
+    assert json.loads((run / "model" / "config.json").read_text())["provenance"]["update"] == best["update"]
+    assert not load_model(run / "model").training
+    assert (run / "curves.png").stat().st_size > 1000
+    assert any((run / "tensorboard").iterdir())
+    assert not [
+        path for path in run.rglob("*") if path.name.startswith(".tmp") or path.suffix in (".pt", ".pkl", ".bin")
+    ]
+
+
+def test_it_learns(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = new_job(train__max_updates=100, optim__lr=0.03, validate__every=0, checkpoint__every=0)
+    job.batch.max_tokens = 300
+    fit(job, new_model(dropout=0.0), data)
+    assert metrics(job.out_dir)[-2]["ppl"] < 10.0  # on the training data; 21 where nothing is learnt
+
+
+def test_same_seed_same_losses(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    jobs = [new_job("a"), new_job("b"), new_job("c", seed=2)]
+    for job in jobs:
+        fit(job, new_model(), data)
+    first, second, other = (metrics(job.out_dir) for job in jobs)
+    assert first == second != other
+
+
+@pytest.mark.parametrize("update", [3, 7, 13, 22])
+def test_resume_equals_uninterrupted(
+    data: FitData, new_model: NewModel, new_job: NewJob, monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    """Bit for bit, with dropout, accumulation, moving average and clipping, from the middle of an epoch."""
+    whole, broken = new_job("whole"), new_job("broken")
+    fit(whole, new_model(), data)
+    with monkeypatch.context() as patch:
+        crash_at(patch, update)
+        with pytest.raises(Crash):
+            fit(broken, new_model(), data)
+    torch.manual_seed(update)
+    torch.rand(5)
+    model = new_model()
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)  # whatever it begins with does not matter, once there is a checkpoint
+    fit(broken, model if update > 6 else new_model(), data)
+    expected, found = tensors(whole.out_dir), tensors(broken.out_dir)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert metrics(whole.out_dir) == metrics(broken.out_dir)
+    assert names(whole.out_dir) == names(broken.out_dir)
+
+
+def test_a_signal_saves_and_the_same_call_goes_on(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    whole, broken = new_job("whole"), new_job("broken")
+    fit(whole, new_model(), data)
+
+    def validate(_: nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    job = new_job("broken", validate__every=4)
+    result = fit(job, new_model(), data, validate)
+    assert not result.is_finished and result.reason == "SIGTERM" and result.update == 4
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    fit(broken, new_model(), data)
+    expected, found = tensors(whole.out_dir), tensors(broken.out_dir)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert names(whole.out_dir)[-3:] == names(broken.out_dir)[-3:]
+
+
+def test_finished_run_is_left_alone_and_a_higher_limit_goes_on(
+    data: FitData, new_model: NewModel, new_job: NewJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = new_job()
+    fit(job, new_model(), data)
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
+    result = fit(job, new_model(), data)
+    assert result.is_finished and result.update == 24
+    assert "has finished (train.max_updates=24)" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
+    assert fit(new_job(train__max_updates=30), new_model(), data).update == 30
+
+
+def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    fit(new_job(train__max_updates=6), new_model(), data)
+    with pytest.raises(UserError, match=r"another run.*optim\.lr=0\.5 \(was 0\.01\); seed=9 \(was 1\)"):
+        fit(new_job(optim__lr=0.5, seed=9), new_model(), data)
+    fit(new_job(threads=2, train__log_every=3, checkpoint__keep_last=1), new_model(), data)
+
+
+def test_other_data_are_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    assert data.valid is not None
+    fit(new_job(train__max_updates=6), new_model(), data)
+    with pytest.raises(UserError, match="the train data are not those"):
+        fit(new_job(), new_model(), FitData(data.valid, data.valid))
+
+
+def test_something_else_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = new_job()
+    Path(job.out_dir).mkdir()
+    (Path(job.out_dir) / "train.log").touch()  # does not matter
+    (Path(job.out_dir) / "data.json").touch()
+    with pytest.raises(UserError, match=r"holds something else \(data.json\)"):
+        fit(job, new_model(), data)
+    assert not (Path(job.out_dir) / "config.json").exists()
+
+
+def test_a_run_that_never_saved_may_be_begun_anew(
+    data: FitData, new_model: NewModel, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(Crash):
+            fit(new_job(), new_model(), data)
+    job = new_job(optim__lr=0.005, train__max_updates=6)
+    assert fit(job, new_model(), data).is_finished
+    assert [line["update"] for line in metrics(job.out_dir)] == [5, 6]
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(
+    data: FitData,
+    new_model: NewModel,
+    new_job: NewJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, broken = new_job("whole"), new_job("broken")
+    fit(whole, new_model(), data)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 20)
+        with pytest.raises(Crash):
+            fit(broken, new_model(), data)
+    path = list_checkpoints(Path(broken.out_dir))[-1] / "state" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    leftover = Path(broken.out_dir) / "checkpoints" / ".tmp_step_00000024"
+    leftover.mkdir()
+    capsys.readouterr()
+    fit(broken, new_model(), data)
+    said = capsys.readouterr().err
+    assert "step_00000018: state/optimizer.safetensors has" in said
+    assert "continuing after update 12" in said and ".tmp_step_00000024" in said
+    expected, found = tensors(whole.out_dir), tensors(broken.out_dir)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert metrics(whole.out_dir) == metrics(broken.out_dir)
+
+
+def test_limits(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    with pytest.raises(UserError, match=r"train\.max_updates=0: training has no end"):
+        fit(new_job("none", train__max_updates=0), new_model(), data)
+    result = fit(new_job("epochs", train__max_updates=0, train__max_epochs=2), new_model(), data)
+    assert result.reason == "train.max_epochs=2"
+    result = fit(new_job("minutes", train__max_updates=0, train__max_minutes=0.01), new_model(), data)
+    assert result.reason == "train.max_minutes=0.01" and result.update > 0
+
+
+def test_patience_and_the_caller_scores(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    scores = iter([10.0, 30.0, 20.0, 25.0, 99.0])
+    job = new_job(train__max_updates=0)
+    job.validate = ValidateConfig(every=6, every_epochs=0, bleu=True, metric=Metric.bleu, patience=2)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        return {"bleu": next(scores)}
+
+    result = fit(job, new_model(), data, validate)
+    assert result.reason == "validate.patience=2" and result.update == 24
+    assert result.best is not None and (result.best["update"], result.best["bleu"]) == (12, 30.0)
+    assert names(job.out_dir) == [f"step_{update:08d}" for update in (12, 18, 24)]
+    provenance = json.loads((Path(job.out_dir) / "model" / "config.json").read_text())["provenance"]
+    assert provenance["update"] == 12
+
+
+def test_keeping(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = new_job(
+        train__max_updates=20,
+        checkpoint__every=2,
+        checkpoint__keep_last=2,
+        checkpoint__keep_best=0,
+        checkpoint__keep_every=6,
+        checkpoint__final=Final.last,
+    )
+    fit(job, new_model(), data)
+    assert names(job.out_dir) == [f"step_{update:08d}" for update in (6, 12, 18, 20)]
+
+
+def test_without_validation_data(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    only_train = FitData(data.train)
+    with pytest.raises(UserError, match=r"checkpoint\.final=best: needs validation data"):
+        fit(new_job(), new_model(), only_train)
+    result = fit(new_job(checkpoint__final=Final.last, train__max_updates=4), new_model(), only_train)
+    assert result.is_finished and result.best is None
+
+
+def test_vocabulary_and_positions_must_fit(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    model = new_model()
+    model.config.tgt_vocab_size = 20
+    with pytest.raises(UserError, match=r"model\.tgt_vocab_size=20"):
+        fit(new_job(), model, data)
+    model = new_model()
+    model.config.max_positions = 5
+    with pytest.raises(UserError, match=r"model\.max_positions=5.*model\.max_positions=9"):
+        fit(new_job(), model, data)
+
+
+def test_two_processes_cannot_share_a_run(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    from dynconv_mt.train.run_folder import locked
+
+    job = new_job()
+    with locked(Path(job.out_dir)), pytest.raises(UserError, match="another process"):
+        fit(job, new_model(), data)

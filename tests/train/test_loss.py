@@ -1,0 +1,46 @@
+"""The loss against torch's own, and by hand."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dynconv_mt.train.loss import label_smoothed_loss
+
+TARGET = torch.tensor([[4, 2, 1], [5, 6, 2]])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_equals_torch(epsilon: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    logits = (3 * torch.randn(2, 3, 7)).to(dtype)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    sums = label_smoothed_loss(ours, TARGET, epsilon)
+    flat = theirs.flatten(0, 1)
+    flat = flat.float() if dtype is torch.bfloat16 else flat
+    cross_entropy = partial(F.cross_entropy, flat, TARGET.flatten(), reduction="sum", ignore_index=1)
+    expected = cross_entropy(label_smoothing=epsilon)
+    torch.testing.assert_close(sums.loss, expected.double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sums.nll, cross_entropy().double(), rtol=1e-5, atol=0)
+    (3 * sums.loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert not sums.nll.requires_grad
+
+
+def test_by_hand() -> None:
+    logits = torch.tensor([[[0.0, 0.0, 0.0, math.log(5.0)]]])  # p = 1/8, 1/8, 1/8, 5/8
+    loss, nll = label_smoothed_loss(logits, torch.tensor([[3]]), 0.2)
+    assert nll.item() == pytest.approx(math.log(8 / 5))
+    assert loss.item() == pytest.approx(0.8 * math.log(8 / 5) + 0.2 * (3 * math.log(8) + math.log(8 / 5)) / 4)
+
+
+def test_padding_has_no_gradient_and_all_padding_costs_nothing() -> None:
+    logits = torch.randn(1, 2, 7, requires_grad=True)
+    sums = label_smoothed_loss(logits, torch.tensor([[1, 1]]), 0.1)
+    sums.loss.backward()
+    assert sums.loss.item() == sums.nll.item() == 0.0
+    assert not logits.grad.any()  # type: ignore[union-attr]
