@@ -71,6 +71,7 @@ def _walk(prefix: str, config: type) -> Iterator[Section]:
     variants = POLYMORPHIC.get(config, {})
     options: dict[str, Option] = {}
     nested: list[tuple[str, type]] = []
+    variant: Any
     for variant in variants.values() or [config]:
         hints = get_type_hints(variant)
         for field in fields(variant):
@@ -78,13 +79,17 @@ def _walk(prefix: str, config: type) -> Iterator[Section]:
             if is_dataclass(kind):
                 nested.append((f"{name}.", kind))  # type: ignore[arg-type]
             elif name not in options:
-                owners = tuple(key for key, other in variants.items() if field.name in other.__dataclass_fields__)
+                owners = tuple(key for key, other in variants.items() if field.name in _names(other))
                 only_for = owners if len(owners) < len(variants) else ()
-                options[name] = Option(name, kind, _default(field), comment(variant, field.name), only_for)
+                options[name] = Option(name, kind, _default(field), _help(variant, field.name, kind), only_for)
     if options:
         yield Section(prefix.removesuffix("."), _first_paragraph(config), tuple(options.values()))
     for inner_prefix, inner in nested:
         yield from _walk(inner_prefix, inner)
+
+
+def _names(config: Any) -> set[str]:
+    return {field.name for field in fields(config)}
 
 
 def _default(field: Field[Any]) -> Any:
@@ -121,8 +126,15 @@ def as_typed(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def comment(config: type, name: str) -> str:
-    """Return the comment beside a field of a config type, from its source."""
+def _help(config: type, name: str, kind: Any) -> str:
+    """The comment beside a field; where there is none, what its enum says of itself. Users type null for None."""
+    enums = [item for item in (kind, *get_args(kind)) if isinstance(item, type) and issubclass(item, StrEnum)]
+    text = _comment(config, name) or " ".join(map(_first_paragraph, enums))
+    return text.replace("None:", "null:")
+
+
+def _comment(config: type, name: str) -> str:
+    """The comment beside a field of a config type, from its source."""
     for owner in config.__mro__:
         found = _comments(owner.__module__).get((owner.__name__, name))
         if found is not None:

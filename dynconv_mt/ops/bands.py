@@ -62,9 +62,9 @@ def band(taps: Tensor, skip: int, width: int) -> Tensor:
     return rows.as_strided(shape, (num_rows * length, length - 1, 1), skip)
 
 
-def diagonals(products: Tensor, skip: int, shape: tuple[int, int, int, int]) -> Tensor:
-    """Return the taps (B, R, H, K) = `shape` that lie in products (B·H, R, N), as `band` places them; zero if cut off."""
-    num_sentences, num_rows, num_heads, kernel_size = shape
+def diagonals(products: Tensor, skip: int, shape: torch.Size) -> Tensor:
+    """Return the numbers (B, R, H, K) = `shape` of products (B·H, R, N) that lie where `band` puts taps."""
+    num_rows, num_heads, kernel_size = shape[1:]
     length = num_rows + kernel_size - 1
     if products.shape[2] < length:
         products = F.pad(products, (skip, length - skip - products.shape[2]))
@@ -73,7 +73,7 @@ def diagonals(products: Tensor, skip: int, shape: tuple[int, int, int, int]) -> 
 
 
 def convolve(x: Tensor, taps: Tensor, padding_left: int) -> Tensor:
-    """Return y (B, T, H, E), y[t] = Σ_k taps[t, k] · x[t + k - padding_left], of x (B, H, T, E) and taps (B, T, H, K)."""
+    """Return y (B, T, H, E) of x (B, H, T, E) and taps (B, T, H, K): the banded matrix times x."""
     num_sentences, num_heads, num_positions, width = x.shape
     y = x.new_empty(num_sentences, num_positions, num_heads, width)
     x = x.flatten(0, 1)
@@ -96,12 +96,12 @@ def convolve_transposed(grad_y: Tensor, taps: Tensor, padding_left: int) -> Tens
 
 
 def correlate(grad_y: Tensor, x: Tensor, kernel_size: int, padding_left: int) -> Tensor:
-    """Return the gradient (B, T, H, K) of `convolve` by taps: grad_y[t] · x[t + k - padding_left], both (B, H, T, E)."""
+    """Return the gradient (B, T, H, K) of `convolve` by taps: the band of grad_y times xᵀ, both (B, H, T, E)."""
     num_sentences, num_heads, num_positions, _ = x.shape
     grad_taps = x.new_empty(num_sentences, num_positions, num_heads, kernel_size)
     x, grad_y = x.flatten(0, 1), grad_y.flatten(0, 1)
     for tile in tiles(num_positions, kernel_size, padding_left):
         target = grad_taps[:, tile.rows]
         products = torch.bmm(grad_y[:, tile.rows], x[:, tile.columns].mT)  # (B·H, R, N)
-        target.copy_(diagonals(products, tile.skip, tuple(target.shape)))
+        target.copy_(diagonals(products, tile.skip, target.shape))
     return grad_taps

@@ -67,6 +67,7 @@ def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: b
     if x.dim() != 4 or logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size:
         expected = f"({', '.join(map(str, x.shape[:3]))}, H·{kernel_size})"
         raise ValueError(f"logits: expected shape {expected} for x {sizes(x)}, found {sizes(logits)}")
+    check_input(x, logits.shape[3] // kernel_size, "logits", state)
     return step(x, normalise(as_taps(logits, kernel_size), softmax), state)
 
 
@@ -79,19 +80,18 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
     kernel_size = state.buffer.shape[2] + 1
     if weight.dim() != 2 or weight.shape[1] != kernel_size:
         raise ValueError(f"weight: expected shape (H, {kernel_size}) for this state, found {sizes(weight)}")
+    check_input(x, weight.shape[0], "weight", state)
     return step(x, normalise(weight.to(compute_dtype(x)), softmax).expand(*x.shape[:3], -1, -1), state)
 
 
 @torch.no_grad()
 def step(x: Tensor, taps: Tensor, state: ConvState) -> Tensor:
     """Return y (B, W, N, C) of N new inputs x (B, W, N, C) with taps (B, W, N, H, K), and append them to `state`."""
-    num_heads = taps.shape[3]
-    check_input(x, num_heads, state)
-    num_past, num_new = state.buffer.shape[2], x.shape[2]
+    num_heads, num_past, num_new = taps.shape[3], state.buffer.shape[2], x.shape[2]
     bands = band(taps.flatten(0, 1), 0, num_past + num_new)  # (B·W·H, N, K - 1 + N), columns in order of time
     past, new = bands.split([num_past, num_new], dim=2)
     heads = (*x.shape[:2], num_heads)
-    y = torch.bmm(new, read(x.flatten(0, 1), num_heads).flatten(0, 1)).unflatten(0, heads)  # (B, W, H, N, E)
+    y: Tensor = torch.bmm(new, read(x.flatten(0, 1), num_heads).flatten(0, 1)).unflatten(0, heads)  # (B, W, H, N, E)
     y = y.transpose(2, 3)
     if num_past:
         y = y + past_sums(past.unflatten(0, heads), state)
@@ -105,23 +105,24 @@ def past_sums(taps: Tensor, state: ConvState) -> Tensor:
     Each sentence's whole buffer is the right side of a matrix product, as it lies. The left side has the tap of every
     input in the column of the row where it was written and zeros elsewhere: indices move, states do not.
     """
-    num_sentences, num_slots, num_heads, num_new, num_past = taps.shape
+    num_slots, num_heads, num_new, num_past = taps.shape[1:]
     columns = state.slots[:, :num_slots] * num_past + torch.arange(num_past, device=taps.device)  # (B, W, K - 1)
     columns = columns[:, :, None, None].expand(taps.shape)
     rows = state.buffer.to(taps.dtype).flatten(1, 2).unflatten(2, (num_heads, -1))  # (B, beam·(K - 1), H, E)
     matrix = taps.new_zeros(*taps.shape[:4], rows.shape[1])
     matrix.scatter_(4, columns, taps.roll(state.position, 4))  # the ring's oldest row is number position % (K - 1)
     matrix = matrix.transpose(2, 3).flatten(1, 2)  # (B, W·N, H, beam·(K - 1))
-    sums = [torch.bmm(matrix[:, :, head], rows[:, :, head]) for head in range(num_heads)]  # (B, W·N, E) each
-    return torch.stack(sums, dim=2).unflatten(1, (num_slots, num_new))
+    products = [torch.bmm(matrix[:, :, head], rows[:, :, head]) for head in range(num_heads)]  # (B, W·N, E) each
+    sums: Tensor = torch.stack(products, dim=2).unflatten(1, (num_slots, num_new))
+    return sums
 
 
-def check_input(x: Tensor, num_heads: int, state: ConvState) -> None:
-    """Raise ValueError unless x (B, W', N, C) fits the state and the heads divide its channels."""
+def check_input(x: Tensor, num_heads: int, name: str, state: ConvState) -> None:
+    """Raise ValueError unless x (B, W', N, C) fits the state and the heads of argument `name` divide its channels."""
     num_sentences, beam, _, num_channels = state.buffer.shape
     is_fitting = x.dim() == 4 and (x.shape[0], x.shape[3]) == (num_sentences, num_channels) and x.shape[1] <= beam
     if not is_fitting:
         expected = f"({num_sentences}, at most {beam}, N, {num_channels})"
         raise ValueError(f"x: expected shape {expected} for this state, found {sizes(x)}")
     check_x(x.flatten(0, 1))
-    check_heads(x.flatten(0, 1), num_heads, "taps")
+    check_heads(x.flatten(0, 1), num_heads, name)

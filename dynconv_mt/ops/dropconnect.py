@@ -8,8 +8,8 @@ unsigned, `^` exclusive or, and sums and products modulo 2^32:
     mix(v):   v ^= v >> 16;  v *= 0x7FEB352D;  v ^= v >> 15;  v *= 0x846CA68B;  v ^= v >> 16;  return v
     GOLDEN    = 0x9E3779B9
     row       = (b·T + t)·H + h                                 64 bits; b, t, h from 0, T as given, padding included
-    state     = GOLDEN;  for word in (low 32 bits of seed, high 32 bits of seed, high 32 bits of row, low 32 bits of row):
-                             state = mix(state ^ word)
+    state     = GOLDEN;  for word in (low half of seed, high half of seed, high half of row, low half of row):
+                             state = mix(state ^ word)                                        halves of 32 bits each
     bits      = mix(state + k·GOLDEN)                                                              k from 0
     dropped   if bits < floor(p · 2^32), p in double precision; else the tap is multiplied by 1 / (1 - p)
 
@@ -19,6 +19,7 @@ unsigned, `^` exclusive or, and sums and products modulo 2^32:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def low_word(v: Tensor) -> Tensor:
     return (v & LOW_32).to(torch.int32)
 
 
-def random_bits(shape: tuple[int, int, int, int], seed: Tensor) -> Tensor:
+def random_bits(shape: Sequence[int], seed: Tensor) -> Tensor:
     """Return the bits drawn for the taps of `shape` (B, T, H, K), as int32 numbers. `seed`: one int64 number."""
     num_rows, kernel_size = math.prod(shape[:3]), shape[3]
     rows = torch.arange(num_rows, device=seed.device)
@@ -59,9 +60,7 @@ def random_bits(shape: tuple[int, int, int, int], seed: Tensor) -> Tensor:
     return mix(state[:, None] + steps).view(shape)
 
 
-def drop_connect_mask(
-    shape: tuple[int, int, int, int], dropout: float, seed: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def drop_connect_mask(shape: Sequence[int], dropout: float, seed: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the factors (B, T, H, K) = `shape`: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     threshold = math.floor(dropout * 2.0**32) - 2**31
     is_kept = (

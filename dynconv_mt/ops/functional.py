@@ -32,7 +32,8 @@ def dynamic_conv(
 
     Args:
         x: (B, T, C), float32, float64, bfloat16 or float16. Positions outside 0 … T - 1 are zeros.
-        logits: (B, T, H·K), head by head, dtype of x. The softmax is over all K taps, also those that fall outside.
+        logits: (B, T, H·K), head by head, dtype of x; autocast casts both. The softmax is over all K taps, also those
+            that fall outside.
         kernel_size: K, at least 1.
         padding_left: taps before the current position: K - 1 is causal, K // 2 centred; any integer works.
         softmax: False takes the logits themselves as taps.
@@ -56,8 +57,7 @@ def dynamic_conv(
         expected = f"({x.shape[0]}, {x.shape[1]}, H·{kernel_size}) for x {sizes(x)} and kernel_size={kernel_size}"
         raise ValueError(f"logits: expected shape {expected}, found {sizes(logits)}")
     check_heads(x, logits.shape[2] // kernel_size, "logits")
-    if logits.dtype != x.dtype:
-        raise ValueError(f"logits: expected {x.dtype}, the dtype of x, found {logits.dtype}")
+    check_dtype(x, "logits", logits)
     check_device(x, "logits", logits)
     options = {"kernel_size": kernel_size, "padding_left": padding_left, "softmax": softmax, "dropout": dropout}
     y: Tensor = OPERATORS.dynamic_conv(
@@ -96,8 +96,8 @@ def light_conv(
     if weight.dim() != 2 or weight.numel() == 0:
         raise ValueError(f"weight: expected shape (H, K), found {sizes(weight)}")
     check_heads(x, weight.shape[0], "weight")
-    if weight.dtype != x.dtype and not (weight.dtype == torch.float32 and x.dtype.itemsize == 2):
-        raise ValueError(f"weight: expected {x.dtype}, the dtype of x, or float32 beside half x, found {weight.dtype}")
+    if weight.dtype != torch.float32 or x.dtype == torch.float64:
+        check_dtype(x, "weight", weight)
     check_device(x, "weight", weight)
     options = {"padding_left": padding_left, "softmax": softmax, "dropout": dropout}
     y: Tensor = OPERATORS.light_conv(x, weight, checked_seed(x, seed, dropout), checked_lengths(x, lengths), **options)
@@ -121,6 +121,13 @@ def check_heads(x: Tensor, num_heads: int, name: str) -> None:
     """Raise ValueError unless the heads of the argument `name` divide the channels of x."""
     if x.shape[2] % num_heads:
         raise ValueError(f"{name}: its {num_heads} heads do not divide the {x.shape[2]} channels of x {sizes(x)}")
+
+
+def check_dtype(x: Tensor, name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless the argument `name` has the dtype of x, or gets it from autocast."""
+    is_cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, tensor.dtype)
+    if tensor.dtype != x.dtype and not is_cast:
+        raise ValueError(f"{name}: expected {x.dtype}, the dtype of x, found {tensor.dtype}")
 
 
 def check_device(x: Tensor, name: str, tensor: Tensor) -> None:

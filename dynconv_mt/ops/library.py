@@ -103,7 +103,7 @@ def register(name: str) -> None:
 
 
 def load_compiled(folder: Path) -> None:
-    """Load the compiled kernels of `folder`, where there are any; a library that does not load is named and left out."""
+    """Load the compiled kernels of `folder`, if there are any; a library that does not load is named and left out."""
     for path in sorted(folder.glob("_C*.so")):
         try:
             torch.ops.load_library(path)

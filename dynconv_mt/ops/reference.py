@@ -132,7 +132,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def as_taps(logits: Tensor, kernel_size: int) -> Tensor:
     """Return logits (…, H·K), head by head, as (…, H, K) in the precision to compute in."""
-    return logits.unflatten(-1, (logits.shape[-1] // kernel_size, kernel_size)).to(compute_dtype(logits))
+    taps: Tensor = logits.unflatten(-1, (logits.shape[-1] // kernel_size, kernel_size))
+    return taps.to(compute_dtype(logits))
 
 
 def normalise(logits: Tensor, softmax: bool) -> Tensor:
@@ -178,4 +179,5 @@ def zero_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
 def read(x: Tensor, num_heads: int, lengths: Tensor | None = None) -> Tensor:
     """Return x (B, T, C) as (B, H, T, E), contiguous, in the precision to compute in, padding zeroed."""
     x = zero_padding(x, lengths).to(compute_dtype(x))
-    return x.unflatten(-1, (num_heads, x.shape[-1] // num_heads)).transpose(1, 2).contiguous()
+    heads: Tensor = x.unflatten(-1, (num_heads, x.shape[-1] // num_heads))  # (B, T, H, E)
+    return heads.transpose(1, 2).contiguous()

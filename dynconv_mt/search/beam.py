@@ -34,6 +34,7 @@ def beam_search(
     models: one, or several that are averaged (mean of probabilities). src: (B, S) right-padded ids ending in </s>;
     src_lengths: (B,), </s> counted. prefix: (B, P) ids that the output must begin with, <pad> where it is free.
     A sentence's result does not depend on the other sentences of the batch, beyond rounding.
+    Raises UserError where the models' vocabularies differ, FloatingPointError where logits are not finite.
     """
     check_models(models)
     if len(src) == 0:
@@ -47,7 +48,10 @@ def beam_search(
         state = EnsembleState.start(models, src, src_lengths, config, max_steps)
         trellis = Trellis(len(src), config.beam, max_steps, src.device)
         _search(state, trellis, Beam.start(limits), config.beam, default_processors(config, limits, prefix))
-        return trellis.hypotheses(config)
+        found = trellis.hypotheses(config)
+    if not all(found):
+        raise FloatingPointError(f"no hypothesis for sentence {found.index([])} of the batch: logits are not finite")
+    return found
 
 
 @dataclass

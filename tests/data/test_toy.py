@@ -15,7 +15,18 @@ from dynconv_mt.data.toy.clauses import Adverbial, Clause, Order, to_english, to
 from dynconv_mt.data.toy.german import Case
 from dynconv_mt.data.toy.grammar import SENTENCES, sentence
 from dynconv_mt.data.toy.lexicon import ADJECTIVES, NOUNS
-from dynconv_mt.data.toy.phrases import BARE, MANY, POSSESSIVES, PRONOUNS, THE, THIS, A, Phrase, noun_phrase
+from dynconv_mt.data.toy.phrases import (
+    BARE,
+    MANY,
+    POSSESSIVES,
+    PRONOUNS,
+    THE,
+    THIS,
+    A,
+    Determiner,
+    Phrase,
+    noun_phrase,
+)
 from dynconv_mt.data.toy.sampling import Sampler
 from dynconv_mt.data.toy.verbs import BE, VERBS
 from dynconv_mt.errors import UserError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def convolve(x: Tensor, taps: Tensor, padding_left: int, lengths: Tensor | None = None) -> Tensor:
-    """Return y (B, T, C), y[b,t,c] = Σ_k taps[b,t,h(c),k] · x[b, t+k-padding_left, c], zeros outside and beyond lengths."""
+    """Return y[b, t, c] = Σ_k taps[b, t, h(c), k] · x[b, t + k - padding_left, c], zeros outside and beyond lengths."""
     num_positions, num_channels = x.shape[1:]
     num_heads, kernel_size = taps.shape[2:]
     source = torch.arange(num_positions)[:, None] + torch.arange(kernel_size) - padding_left  # (T, K)

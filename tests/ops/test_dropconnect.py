@@ -52,7 +52,7 @@ def test_known_bits() -> None:
 def test_statistics(dropout: float) -> None:
     """The rate is right, and the masks of neighbours (sentences, positions, heads, taps, seeds) do not correlate."""
     shape = (16, 32, 8, 31)
-    mask = drop_connect_mask(shape, dropout, torch.tensor([11]))
+    mask = drop_connect_mask(shape, dropout, torch.tensor([11]), torch.float32)
     assert set(mask.unique().tolist()) == {0.0, torch.tensor(1.0 / (1.0 - dropout)).item()}
     dropped = (mask == 0.0).double()
     num_taps, variance = dropped.numel(), dropout * (1.0 - dropout)
@@ -60,7 +60,7 @@ def test_statistics(dropout: float) -> None:
     for dim in range(4):
         rates = dropped.mean([d for d in range(4) if d != dim])
         assert (rates - dropout).abs().max() < 5.5 * (variance * shape[dim] / num_taps) ** 0.5
-    other_seed = (drop_connect_mask(shape, dropout, torch.tensor([12])) == 0.0).double()
+    other_seed = (drop_connect_mask(shape, dropout, torch.tensor([12]), torch.float32) == 0.0).double()
     pairs = [
         (dropped, other_seed),
         *((dropped.narrow(d, 0, n - 1), dropped.narrow(d, 1, n - 1)) for d, n in enumerate(shape)),
@@ -72,28 +72,24 @@ def test_statistics(dropout: float) -> None:
 
 @pytest.mark.parametrize("num_positions", [9, 50])
 def test_both_operators_use_it(num_positions: int) -> None:
-    x = torch.randn(2, num_positions, 6, dtype=torch.float64)
-    logits, weight = torch.randn(2, num_positions, 15, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    """Forward and backward."""
+    x = torch.randn(2, num_positions, 6, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(2, num_positions, 15, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     seed = torch.tensor([77])
-    options = {"dropout": 0.3, "seed": seed}
     mask = drop_connect_mask((2, num_positions, 3, 5), 0.3, seed, torch.float64)
+    y = dynamic_conv(x, logits, 5, 2, dropout=0.3, seed=seed)
+    expected = definition.convolve(x, logits.unflatten(2, (3, 5)).softmax(-1) * mask, 2)
+    compare(y, expected, x, logits)
+    y = light_conv(x, weight, 2, dropout=0.3, seed=seed)
+    compare(y, definition.convolve(x, weight.softmax(-1) * mask, 2), x, weight)
 
-    def dynamic(x: Tensor, logits: Tensor) -> Tensor:
-        return definition.convolve(x, logits.unflatten(2, (3, 5)).softmax(-1) * mask, 2)
 
-    def light(x: Tensor, weight: Tensor) -> Tensor:
-        return definition.convolve(x, weight.softmax(-1) * mask, 2)
-
-    for found, expected, taps in (
-        (lambda x, w: dynamic_conv(x, w, 5, 2, **options), dynamic, logits),
-        (lambda x, w: light_conv(x, w, 2, **options), light, weight),
-    ):
-        inputs = (x.requires_grad_(), taps.requires_grad_())
-        y, wanted = found(*inputs), expected(*inputs)
-        torch.testing.assert_close(y, wanted)
-        torch.testing.assert_close(
-            torch.autograd.grad(y.sin().sum(), inputs), torch.autograd.grad(wanted.sin().sum(), inputs)
-        )
+def compare(y: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    """Compare y and its gradients by the inputs."""
+    torch.testing.assert_close(y, expected)
+    found, wanted = (torch.autograd.grad(tensor.sin().sum(), inputs) for tensor in (y, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_seed_is_all_that_matters() -> None:

@@ -1,4 +1,4 @@
-"""The operators as citizens of torch: compile, export, autocast, checkpointing; and what they say to wrong arguments."""
+"""The operators as citizens of torch: compile, export, autocast, checkpointing; and how they refuse wrong arguments."""
 
 import warnings
 from collections.abc import Callable
@@ -71,6 +71,7 @@ def test_autocast_leaves_the_light_weight_in_float32() -> None:
     half = both(X.bfloat16(), LOGITS.bfloat16(), WEIGHT)
     assert half.dtype == torch.bfloat16
     assert torch.equal(run(X, LOGITS, WEIGHT), half)
+    assert torch.equal(run(X, LOGITS.bfloat16(), WEIGHT), half)
     assert run(X.double(), LOGITS.double(), WEIGHT.double()).dtype == torch.float64
     eager = gradients(run)
     assert all(gradient.dtype == torch.float32 for gradient in eager)
@@ -127,7 +128,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (DYNAMIC, {"logits": LOGITS.to("meta")}, "logits: expected on cpu, the device of x, found on meta"),
     (LIGHT, {"weight": LOGITS}, r"weight: expected shape \(H, K\), found \(2, 9, 6\)"),
     (LIGHT, {"weight": torch.randn(3, K)}, "weight: its 3 heads do not divide the 8 channels"),
-    (LIGHT, {"weight": WEIGHT.bfloat16()}, r"weight: expected torch.float32.*found torch.bfloat16"),
+    (LIGHT, {"weight": WEIGHT.bfloat16()}, r"weight: expected torch.float32, the dtype of x, found torch.bfloat16"),
+    (LIGHT, {"x": X.double()}, r"weight: expected torch.float64, the dtype of x, found torch.float32"),
     (LIGHT, {"dropout": 1.0, "seed": SEED}, r"dropout=1.0: a probability of at least 0 and below 1"),
     (LIGHT, {"dropout": 0.1}, r"seed: needed for dropout=0.1"),
     (LIGHT, {"dropout": 0.1, "seed": torch.tensor([1, 2])}, r"seed: expected one number of torch.int64, found \(2,\)"),

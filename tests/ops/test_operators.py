@@ -4,6 +4,8 @@ Shapes: B sentences, T positions, C channels, H heads, K taps.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,58 +16,54 @@ from torch import Tensor
 
 from dynconv_mt.ops import dynamic_conv, light_conv
 
+Shape = tuple[int, int, int]
 
-def random_inputs(shape: tuple[int, int, int], num_heads: int, kernel_size: int) -> dict[str, Tensor]:
-    """Return x, logits, weight and grad_y in float64 for x of `shape` (B, T, C)."""
+
+class Inputs(NamedTuple):
+    """Random inputs of both operators."""
+
+    x: Tensor  # (B, T, C)
+    logits: Tensor  # (B, T, H·K)
+    weight: Tensor  # (H, K)
+    grad_y: Tensor  # (B, T, C)
+
+
+def random_inputs(shape: Shape, num_heads: int, kernel_size: int) -> Inputs:
+    """Return inputs in float64, always the same, for x of `shape`."""
     generator = torch.Generator().manual_seed(kernel_size)
-    sizes = {
-        "x": shape,
-        "logits": (*shape[:2], num_heads * kernel_size),
-        "weight": (num_heads, kernel_size),
-        "grad_y": shape,
-    }
-    return {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    sizes = (shape, (*shape[:2], num_heads * kernel_size), (num_heads, kernel_size), shape)
+    return Inputs(*(torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes))
 
 
-def with_gradients(
-    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, taps: Tensor, grad_y: Tensor
-) -> list[Tensor]:
+def with_gradients(operator: Callable[..., Tensor], x: Tensor, taps: Tensor, grad_y: Tensor) -> list[Tensor]:
     """Return y and its gradients by x and taps."""
     x, taps = x.detach().requires_grad_(), taps.detach().requires_grad_()
-    y = function(x, taps)
+    y = operator(x, taps)
     return [y, *torch.autograd.grad(y, (x, taps), grad_y)]
 
 
-def check(shape: tuple[int, int, int], num_heads: int, kernel_size: int, padding_left: int, softmax: bool) -> None:
+def check(shape: Shape, num_heads: int, kernel_size: int, padding_left: int, softmax: bool = True) -> None:
     """Compare both operators with the definition, with and without lengths."""
-    inputs = random_inputs(shape, num_heads, kernel_size)
-    x, grad_y = inputs["x"], inputs["grad_y"]
+    x, logits, weight, grad_y = random_inputs(shape, num_heads, kernel_size)
     for lengths in (None, torch.arange(shape[0]) % (shape[1] + 1)):
-        options = {"softmax": softmax, "lengths": lengths}
-        torch.testing.assert_close(
-            with_gradients(lambda x, w: light_conv(x, w, padding_left, **options), x, inputs["weight"], grad_y),
-            with_gradients(
-                lambda x, w: definition.light_conv(x, w, padding_left, **options), x, inputs["weight"], grad_y
-            ),
+        found, expected = (
+            with_gradients(partial(f, padding_left=padding_left, softmax=softmax, lengths=lengths), x, weight, grad_y)
+            for f in (light_conv, definition.light_conv)
         )
-        torch.testing.assert_close(
-            with_gradients(
-                lambda x, w: dynamic_conv(x, w, kernel_size, padding_left, **options), x, inputs["logits"], grad_y
-            ),
-            with_gradients(
-                lambda x, w: definition.dynamic_conv(x, w, kernel_size, padding_left, **options),
-                x,
-                inputs["logits"],
-                grad_y,
-            ),
+        torch.testing.assert_close(found, expected)
+        taps = {"kernel_size": kernel_size, "padding_left": padding_left, "softmax": softmax}
+        found, expected = (
+            with_gradients(partial(f, lengths=lengths, **taps), x, logits, grad_y)  # type: ignore[arg-type]
+            for f in (dynamic_conv, definition.dynamic_conv)
         )
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 7, 8, 15, 31, 80])
 @pytest.mark.parametrize("num_positions", [1, 2, 5, 24, 25, 67])
 def test_they_are_the_definition(num_positions: int, kernel_size: int) -> None:
     for padding_left in {kernel_size - 1, kernel_size // 2, 0}:
-        check((3, num_positions, 12), 3, kernel_size, padding_left, softmax=True)
+        check((3, num_positions, 12), 3, kernel_size, padding_left)
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,93 +78,78 @@ def test_they_are_the_definition_for_any_sizes(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("num_positions", [4, 30])
 def test_gradients_by_finite_differences(num_positions: int) -> None:
-    inputs = random_inputs((2, num_positions, 4), 2, 3)
-    x, logits, weight = (inputs[name].requires_grad_() for name in ("x", "logits", "weight"))
-    options = {"dropout": 0.4, "seed": torch.tensor([3]), "lengths": torch.tensor([num_positions, 2])}
-    assert torch.autograd.gradcheck(
-        lambda x, logits: dynamic_conv(x, logits, 3, 1, **options), (x, logits), fast_mode=True
-    )
-    assert torch.autograd.gradcheck(lambda x, weight: light_conv(x, weight, 2, **options), (x, weight), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda x, weight: light_conv(x, weight, 2), (x, weight), fast_mode=True)
+    x, logits, weight, _ = (tensor.requires_grad_() for tensor in random_inputs((2, num_positions, 4), 2, 3))
+    seed, lengths = torch.tensor([3]), torch.tensor([num_positions, 2])
+    dynamic = partial(dynamic_conv, kernel_size=3, padding_left=1, dropout=0.4, seed=seed, lengths=lengths)
+    light = partial(light_conv, padding_left=2, dropout=0.4, seed=seed, lengths=lengths)
+    assert torch.autograd.gradcheck(dynamic, (x, logits), fast_mode=True)
+    assert torch.autograd.gradcheck(light, (x, weight), fast_mode=True)
+    assert torch.autograd.gradcheck(partial(light_conv, padding_left=2), (x, weight), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weight_dtype", [None, torch.float32])
 def test_other_precisions_sum_in_float32(dtype: torch.dtype, weight_dtype: torch.dtype | None) -> None:
     """Their only error is that of rounding inputs and results once."""
-    inputs = {name: tensor.to(dtype) for name, tensor in random_inputs((2, 40, 8), 2, 31).items()}
-    x, logits, weight, grad_y = (
-        inputs["x"],
-        inputs["logits"],
-        inputs["weight"].to(weight_dtype or dtype),
-        inputs["grad_y"],
-    )
-    found = with_gradients(lambda x, w: light_conv(x, w, 15), x, weight, grad_y)
-    found += with_gradients(lambda x, w: dynamic_conv(x, w, 31, 15), x, logits, grad_y)
+    x, logits, weight, grad_y = (tensor.to(dtype) for tensor in random_inputs((2, 40, 8), 2, 31))
+    weight = weight.to(weight_dtype or dtype)
+    light, dynamic = partial(light_conv, padding_left=15), partial(dynamic_conv, kernel_size=31, padding_left=15)
+    found = [*with_gradients(light, x, weight, grad_y), *with_gradients(dynamic, x, logits, grad_y)]
     x, logits, weight, grad_y = (tensor.double() for tensor in (x, logits, weight, grad_y))
-    expected = with_gradients(lambda x, w: definition.light_conv(x, w, 15), x, weight, grad_y)
-    expected += with_gradients(lambda x, w: definition.dynamic_conv(x, w, 31, 15), x, logits, grad_y)
-    precise = torch.finfo(dtype).eps
-    for i, (result, wanted) in enumerate(zip(found, expected, strict=True)):
-        assert result.dtype == (weight_dtype or dtype if i == 2 else dtype)
-        torch.testing.assert_close(
-            result.double(), wanted, rtol=precise, atol=precise / 2 if dtype.itemsize == 2 else 1e-5
-        )
+    expected = with_gradients(partial(definition.light_conv, padding_left=15), x, weight, grad_y)
+    expected += with_gradients(partial(definition.dynamic_conv, kernel_size=31, padding_left=15), x, logits, grad_y)
+    assert [result.dtype for result in found] == [dtype, dtype, weight_dtype or dtype, dtype, dtype, dtype]
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close([result.double() for result in found], expected, rtol=eps, atol=max(eps / 2, 1e-5))
 
 
-def test_strides_do_not_matter() -> None:
-    inputs = random_inputs((3, 30, 8), 2, 5)
-    x, logits, grad_y = (inputs[name] for name in ("x", "logits", "grad_y"))
-    expected = with_gradients(lambda x, w: dynamic_conv(x, w, 5, 2), x, logits, grad_y)
-    expected_light = with_gradients(lambda x, w: light_conv(x, w, 2), x, inputs["weight"], grad_y)
-    strided = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in (x, logits, grad_y)]
-    strided[0] = torch.stack([x, x], dim=-1)[..., 0]
-    weight = inputs["weight"].t().contiguous().t()
-    for lengths in (None, torch.tensor([30, 30, 30])):
-        options = {"lengths": lengths}
-        found = with_gradients(lambda x, w: dynamic_conv(x, w, 5, 2, **options), *strided)
-        light = with_gradients(lambda x, w: light_conv(x, w, 2, **options), strided[0], weight, strided[2])
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(light, expected_light)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([30, 30, 30])])
+def test_strides_do_not_matter(lengths: Tensor | None) -> None:
+    x, logits, weight, grad_y = random_inputs((3, 30, 8), 2, 5)
+    light = partial(light_conv, padding_left=2, lengths=lengths)
+    dynamic = partial(dynamic_conv, kernel_size=5, padding_left=2, lengths=lengths)
+    expected = [*with_gradients(light, x, weight, grad_y), *with_gradients(dynamic, x, logits, grad_y)]
+    x, weight = torch.stack([x, x], dim=-1)[..., 0], weight.t().contiguous().t()
+    logits, grad_y = (tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in (logits, grad_y))
+    found = [*with_gradients(light, x, weight, grad_y), *with_gradients(dynamic, x, logits, grad_y)]
+    torch.testing.assert_close(found, expected)
+    summed = with_gradients(dynamic, x, logits, torch.ones(()).expand(3, 30, 8).double())  # as y.sum() gives it
+    torch.testing.assert_close(summed, with_gradients(dynamic, x, logits, torch.ones(3, 30, 8).double()))
 
 
 def test_padding_is_zero_whatever_it_holds() -> None:
-    inputs = random_inputs((3, 40, 6), 2, 7)
+    x, logits, weight, grad_y = random_inputs((3, 40, 6), 2, 7)
     lengths = torch.tensor([40, 7, 0])
     is_padding = (torch.arange(40) >= lengths[:, None])[..., None]
-    dirty, clean = inputs["x"].masked_fill(is_padding, torch.nan), inputs["x"].masked_fill(is_padding, 0.0)
-    for convolve, name in (
-        (lambda x, w, n=None: dynamic_conv(x, w, 7, 3, lengths=n), "logits"),
-        (
-            lambda x, w, n=None: light_conv(x, w, 3, lengths=n),
-            "weight",
-        ),
-    ):
-        found = with_gradients(lambda x, w: convolve(x, w, lengths), dirty, inputs[name], inputs["grad_y"])
-        expected = with_gradients(convolve, clean, inputs[name], inputs["grad_y"])
+    operators = (
+        (partial(light_conv, padding_left=3), weight),
+        (partial(dynamic_conv, kernel_size=7, padding_left=3), logits),
+    )
+    for operator, taps in operators:
+        found = with_gradients(partial(operator, lengths=lengths), x.masked_fill(is_padding, torch.nan), taps, grad_y)
+        expected = with_gradients(operator, x.masked_fill(is_padding, 0.0), taps, grad_y)
         expected[1] = expected[1].masked_fill(is_padding, 0.0)
         torch.testing.assert_close(found, expected)
 
 
-def test_nothing_to_do() -> None:
-    for shape in ((0, 5, 4), (2, 0, 4)):
-        inputs = random_inputs(shape, 2, 3)
-        found = with_gradients(lambda x, w: light_conv(x, w, 1), inputs["x"], inputs["weight"], inputs["grad_y"])
-        assert found[0].shape == shape
-        assert not found[2].any()
-        found = with_gradients(lambda x, w: dynamic_conv(x, w, 3, 1), inputs["x"], inputs["logits"], inputs["grad_y"])
-        assert found[0].shape == shape
+@pytest.mark.parametrize("shape", [(0, 5, 4), (2, 0, 4)])
+def test_nothing_to_do(shape: Shape) -> None:
+    x, logits, weight, grad_y = random_inputs(shape, 2, 3)
+    y, grad_x, grad_weight = with_gradients(partial(light_conv, padding_left=1), x, weight, grad_y)
+    assert (y.shape, grad_x.shape) == (shape, shape)
+    assert not grad_weight.any()
+    y, grad_x, grad_logits = with_gradients(partial(dynamic_conv, kernel_size=3, padding_left=1), x, logits, grad_y)
+    assert (y.shape, grad_x.shape, grad_logits.shape) == (shape, shape, logits.shape)
 
 
 def test_long_sequences() -> None:
-    """A T × T matrix of this length would need a gigabyte; the ends of the result are those of shorter inputs."""
-    x, logits = torch.randn(1, 16384, 4, requires_grad=True), torch.randn(1, 16384, 31, requires_grad=True)
-    y = dynamic_conv(x, logits, 31, 30)
-    y.sum().backward()
-    torch.testing.assert_close(y[:, :100], definition.dynamic_conv(x[:, :100], logits[:, :100], 31, 30))
-    tail = definition.dynamic_conv(x[:, -100:], logits[:, -100:], 31, 30)
-    torch.testing.assert_close(y[:, -70:], tail[:, -70:])
-    weight = torch.randn(1, 31)
-    torch.testing.assert_close(
-        light_conv(x, weight, 30)[:, -70:], definition.light_conv(x[:, -100:], weight, 30)[:, -70:]
+    """A T × T matrix of this length would need a gigabyte. The ends of the result are those of short inputs."""
+    x, logits, weight = torch.randn(1, 16384, 4), torch.randn(1, 16384, 31), torch.randn(1, 31)
+    y, *_ = with_gradients(partial(dynamic_conv, kernel_size=31, padding_left=30), x, logits, x)
+    head, tail = (
+        definition.dynamic_conv(x[:, ends], logits[:, ends], 31, 30) for ends in (slice(100), slice(-100, None))
     )
+    torch.testing.assert_close(y[:, :100], head)
+    torch.testing.assert_close(y[:, -70:], tail[:, -70:])
+    y, *_ = with_gradients(partial(light_conv, padding_left=30), x, weight, x)
+    torch.testing.assert_close(y[:, -70:], definition.light_conv(x[:, -100:], weight, 30)[:, -70:])

@@ -214,6 +214,14 @@ def test_a_beam_wider_than_the_vocabulary() -> None:
     assert [sorted(h.tokens for h in hypotheses) for hypotheses in found] == [[[0, 2], [3, 2], [4, 2]]] * len(SRC)
 
 
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    model = TableModel()
+    with torch.no_grad():
+        model.table.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="sentence 0 of the batch: logits are not finite"):
+        beam_search([model], SRC, LENGTHS, CONFIG)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from parity_weights import parity_model
 
 from dynconv_mt.search import SearchConfig, beam_search
 
-PARITY = Path(os.environ.get("DYNCONV_MT_SHARED", Path(__file__).parents[3] / "shared")) / "parity"
+PARITY = Path(__file__).parents[3] / "shared" / "parity"
 FILES = sorted(PARITY.glob("beam*.pt"))
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no fixtures in {PARITY}")
 

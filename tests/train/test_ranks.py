@@ -19,15 +19,15 @@ from dynconv_mt.train.config import TrainConfig
 from dynconv_mt.train.report import read_metrics
 
 SCRIPT = """
-import sys, torch
+import json, os, sys, torch
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.models.config import config_from_dict
 from dynconv_mt.models.seq2seq import build_model
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.config import *
-import json
 job = json.loads(sys.argv[1])
+torch.manual_seed(7 + int(os.environ["RANK"]))  # rank 0's weights count
 model = build_model(config_from_dict(json.loads(sys.argv[2])))
 data = FitData(*(TokenStore.open(folder) for folder in sys.argv[3:]))
 sections = dict(batch=BatchConfig, train=TrainConfig, optim=OptimConfig, schedule=ScheduleConfig,
@@ -55,6 +55,7 @@ def run_two(job: FitConfig, model: Seq2Seq, data: FitData) -> str:
     return result.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(
     data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
 ) -> None:

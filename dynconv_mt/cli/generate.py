@@ -1,0 +1,115 @@
+"""`dc-generate`: translate a file or a preprocessed split, and score it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dynconv_mt.cli.folders import RawSplit, read_raw_split
+from dynconv_mt.cli.jobs import GenerateJob, as_list
+from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
+from dynconv_mt.errors import UserError
+from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
+from dynconv_mt.text.config import Tokenization
+from dynconv_mt.text.corpus import write_file
+from dynconv_mt.text.pipeline import TextPipeline
+from dynconv_mt.translate import Translation, Translator, load_translator
+
+
+def run(job: GenerateJob) -> int:
+    """Translate, write, score; everything that can fail is checked before the translation begins."""
+    for option in ("output", "details", "scores_json"):
+        check_writable(option, getattr(job, option))
+    translator = load_translator(
+        as_list(job.model_dir),
+        device=job.device,
+        precision=job.precision,
+        threads=job.threads,
+        search=job.search,
+        batch=job.batch,
+    )
+    sources, references = _read_texts(job, translator.text)
+    translations = _translate(translator, sources)
+    _write(job, translations)
+    if references:
+        hypotheses = [translation.text for translation in translations]
+        scoring = _scoring(job.evaluate, translator.text)
+        _report(job, corpus_scores(hypotheses, references, translator.text.tgt, scoring))
+    return 0
+
+
+def _read_texts(job: GenerateJob, text: TextPipeline) -> tuple[list[str], list[list[str]]]:
+    """The lines to translate and, for each reference translation, its lines."""
+    if job.data_dir is not None:
+        raw = read_raw_split(job.data_dir, job.split or "test")
+        _check_languages(job.data_dir, raw, text)
+        return raw.sources, [raw.targets]
+    assert job.input is not None
+    sources = read_input("input", job.input)
+    references = [read_input("reference", name) for name in as_list(job.reference)]
+    for name, reference in zip(as_list(job.reference), references, strict=True):
+        if len(reference) != len(sources):
+            raise UserError(
+                f"reference={name}: has {len(reference)} lines, and input={job.input} has {len(sources)}; line i of "
+                "one must belong to line i of the other"
+            )
+    return sources, references
+
+
+def _check_languages(data_dir: str, raw: RawSplit, text: TextPipeline) -> None:
+    if (raw.src, raw.tgt) != (text.src, text.tgt):
+        raise UserError(
+            f"data_dir={data_dir}: holds {raw.src}-{raw.tgt}, and the model translates {text.src}-{text.tgt}; give "
+            "input= and reference= instead"
+        )
+
+
+def _translate(translator: Translator, sources: Sequence[str]) -> list[Translation]:
+    """Translate with a bar on a terminal, and say how fast it went."""
+    started = time.perf_counter()
+    translations = translator.translate(sources, progress=sys.stderr.isatty())
+    seconds = time.perf_counter() - started
+    num_pieces = sum(len(translation.pieces) for translation in translations)
+    print(
+        f"{len(sources):,} sentences, {num_pieces:,} target pieces in {seconds:.1f} s: "
+        f"{len(sources) / seconds:,.1f} sentences/s on {translator.compute}",
+        file=sys.stderr,
+    )
+    return translations
+
+
+def _write(job: GenerateJob, translations: Sequence[Translation]) -> None:
+    text = "".join(f"{translation.text}\n" for translation in translations)
+    if job.output is not None:
+        write_file(Path(job.output), text)
+    else:
+        use_utf8()
+        sys.stdout.write(text)
+    if job.details is not None:
+        lines = (json.dumps(asdict(translation), ensure_ascii=False) for translation in translations)
+        write_file(Path(job.details), "".join(f"{line}\n" for line in lines))
+
+
+def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
+    """How to score: a model whose lines are tokens already is not tokenised once more."""
+    if text.config.tokenization is Tokenization.none:
+        return replace(evaluate, tokenization=Tokenization.none)
+    return evaluate
+
+
+def _report(job: GenerateJob, scores: Sequence[Score]) -> None:
+    """Print the scores where they do not mix with translations, and write them as JSON."""
+    for score in scores:
+        print(score, file=sys.stdout if job.output is not None else sys.stderr)
+    if job.scores_json is not None:
+        content: dict[str, Any] = {
+            "scores": [score.to_dict() for score in scores],
+            "model_dir": as_list(job.model_dir),
+            "search": asdict(job.search),
+        }
+        write_file(Path(job.scores_json), json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,163 @@
+"""Where Hydra ends: from what was typed to a job, a plain dataclass. Nothing else imports hydra or omegaconf.
+
+The compose API, not `@hydra.main`: a mistake becomes a UserError, and no files appear. A job is composed, later entries
+winning, of the defaults in its dataclass (with `model=NAME` put in), the recipe's section, and the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from dynconv_mt.cli.arguments import Arguments, check_names, to_override
+from dynconv_mt.cli.commands import COMMANDS, Command
+from dynconv_mt.cli.options import Option, options_of
+from dynconv_mt.cli.recipes import read_recipe
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.presets import preset, preset_names
+
+CONFIGS = "dynconv_mt.configs"
+_CHOSEN = "chosen"  # what ConfigStore calls the one recipe that is in use
+
+
+def compose(command: Command, arguments: Arguments) -> Any:
+    """Return the job of `command`, an object of its job type.
+
+    Raises UserError for unknown options, values of the wrong type, missing options, unknown recipes and architectures.
+    """
+    config = _compose(command, arguments)
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(_describe_missing(command, [name for name in _top_level(command) if name in missing]))
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise _explain(error, command, arguments) from None
+
+
+def compose_yaml(command: Command, arguments: Arguments) -> str:
+    """Return the composed options as YAML; `???` stands for what is missing."""
+    return OmegaConf.to_yaml(_compose(command, arguments))
+
+
+def _compose(command: Command, arguments: Arguments) -> DictConfig:
+    check_names(command, arguments.values)
+    typed = dict(arguments.values)
+    recipe = typed.pop("recipe", "")
+    section = _recipe_section(recipe, command) if recipe else {}
+    architecture = _choose_model(section, recipe)
+    architecture = typed.pop("model", "") or architecture
+    options = options_of(command.job)
+    overrides = [_checked(options[name], value) for name, value in typed.items()]
+    _register(command, architecture, section)
+    overrides += [f"recipe={_CHOSEN}"] if section else []
+    try:
+        with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
+            return hydra.compose(command.section, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, command, arguments) from None
+
+
+def _register(command: Command, architecture: str, section: Mapping[str, Any]) -> None:
+    """Put the defaults of all options, and the recipe's section, where configs/<command>.yaml finds them."""
+    schema = OmegaConf.structured(command.job)
+    if architecture:
+        # assigned, not merged: a merge could not turn the default mixer's config into one of another type
+        schema.model = preset(architecture)
+    store = ConfigStore.instance()
+    store.store(f"{command.section}_job", schema)
+    store.store(_CHOSEN, dict(section), group="recipe", package="_global_")
+
+
+def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
+    """The options that a recipe has for this command, all of them known."""
+    where = f"recipe={recipe}: "
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(read_recipe(recipe)))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{where}is not YAML: {' '.join(str(error).split())}") from None
+    sections = [name for name, other in COMMANDS.items() if other.has_recipe]
+    if not isinstance(content, dict) or not content.keys() <= set(sections):
+        raise UserError(f"{where}a recipe consists of the sections {', '.join(sections)}, and nothing else")
+    section = content.get(command.section) or {}
+    if not isinstance(section, dict):
+        raise UserError(f"{where}{command.section}: must hold options, one a line")
+    names = [name for name in _flatten(section) if name != "model.name"]
+    check_names(command, names, where=f"{where}in the section {command.section}, ")
+    return {str(name): value for name, value in section.items()}
+
+
+def _choose_model(section: dict[str, Any], recipe: str) -> str:
+    """Take the architecture's name out of a recipe's section: `model: NAME`, or `model: {name: NAME, dropout: 0.2}`."""
+    model = section.pop("model", None)
+    if isinstance(model, dict):
+        section["model"] = {name: value for name, value in model.items() if name != "name"}
+        model = model.get("name")
+    if model is not None and model not in preset_names():
+        raise UserError(f"recipe={recipe}: model {model} is not known; there are {', '.join(preset_names())}")
+    return model or ""
+
+
+def _flatten(section: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all values."""
+    for name, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _checked(option: Option, value: str) -> str:
+    """The override of one option, if Hydra's grammar takes it for a single value."""
+    override = to_override(option, value)
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        is_single = not parsed.is_sweep_override() and not isinstance(parsed.value(), dict)
+    except HydraException:
+        is_single = False
+    if not is_single:
+        raise UserError(f"{option.name}={value}: must be {option.kind}")
+    return override
+
+
+def _explain(error: BaseException, command: Command, arguments: Arguments) -> UserError:
+    """Say what is wrong in the user's terms: the option as typed, the value, the rule."""
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, "full_key", None):
+        cause = cause.__cause__
+    if cause is None:
+        return UserError(" ".join(str(error).split()))
+    name = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", "")))
+    option, value = options_of(command.job).get(name), arguments.values.get(name)
+    typed = name if value is None else f"{name}={value}"
+    if value is None and "recipe" in arguments.values:
+        typed = f"recipe={arguments.values['recipe']}: {command.section}.{name}"
+    if name == "model":
+        return UserError(_describe_missing(command, ["model"]))
+    if option is None:
+        return UserError(f"{typed}: {str(cause).splitlines()[0]}")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        owners = ", ".join(option.only_for)
+        return UserError(f"{typed}: is an option of the token mixers {owners}; the chosen model has another one there")
+    return UserError(f"{typed}: must be {option.kind}")
+
+
+def _top_level(command: Command) -> list[str]:
+    """The names that can be missing, in the order of --help."""
+    return [*options_of(command.job), "model"]
+
+
+def _describe_missing(command: Command, names: list[str]) -> str:
+    text = f"{', '.join(f'{name}=' for name in names)}: required, and not given"
+    if "model" in names:
+        text += f"; model= takes an architecture ({', '.join(preset_names())}), or recipe= names one"
+    return f"{text}; {command.name} --help lists all options"

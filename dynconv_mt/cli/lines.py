@@ -1,0 +1,58 @@
+"""Lines in and out: files and pipes, checked as UTF-8; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from dynconv_mt.cli.jobs import STDIO
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.corpus import read_lines
+
+
+def read_input(option: str, name: str) -> list[str]:
+    """Return the lines of a file, plain or gzip, of a named pipe, or (`-`) of standard input.
+
+    Raises UserError, naming the option, for a missing or empty one, and naming the line for text that is not UTF-8.
+    """
+    path = Path(name)
+    if name == STDIO:
+        lines = list(decode_lines(sys.stdin.buffer, "standard input"))
+    elif path.is_fifo():
+        with path.open("rb") as stream:
+            lines = list(decode_lines(stream, name))
+    elif path.is_file():
+        lines = list(read_lines(path))
+    else:
+        raise UserError(f"{option}={name}: no such file")
+    if not lines:
+        raise UserError(f"{option}={name}: is empty; it should hold one sentence a line")
+    return lines
+
+
+def decode_lines(stream: IO[bytes], name: str) -> Iterator[str]:
+    """Yield the lines of a stream as they come, without their line ends. Raises UserError for what is not UTF-8."""
+    for number, raw in enumerate(stream, start=1):
+        try:
+            yield raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+
+
+def check_writable(option: str, name: str | None) -> None:
+    """Raise UserError, before the work is done, where a file could not be written afterwards."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise UserError(f"{option}={name}: is a folder; name a file to write")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}={name}: there is no folder {path.parent}; make it first")
+
+
+def use_utf8() -> None:
+    """Let standard output be UTF-8 whatever the locale."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")

@@ -1,0 +1,111 @@
+"""From a command line to an exit code: 0 done, 2 the user's mistake, 1 ours, 130 interrupted."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dynconv_mt
+from dynconv_mt.cli.arguments import check_names, parse
+from dynconv_mt.cli.commands import COMMANDS, Command
+from dynconv_mt.cli.plugins import import_plugins
+from dynconv_mt.errors import UserError
+
+DONE, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+# what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
+REFUSALS = (PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def preprocess() -> int:
+    """Run `dc-preprocess`."""
+    return run(COMMANDS["preprocess"], sys.argv[1:])
+
+
+def train() -> int:
+    """Run `dc-train`."""
+    return run(COMMANDS["train"], sys.argv[1:])
+
+
+def generate() -> int:
+    """Run `dc-generate`."""
+    return run(COMMANDS["generate"], sys.argv[1:])
+
+
+def interactive() -> int:
+    """Run `dc-interactive`."""
+    return run(COMMANDS["interactive"], sys.argv[1:])
+
+
+def average() -> int:
+    """Run `dc-average`."""
+    return run(COMMANDS["average"], sys.argv[1:])
+
+
+def info() -> int:
+    """Run `dc-info`."""
+    return run(COMMANDS["info"], sys.argv[1:])
+
+
+def run(command: Command, argv: Sequence[str]) -> int:
+    """Run a command and return its exit code; what goes wrong is said on standard error."""
+    logging.basicConfig(format=f"{command.name}: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    return guarded(lambda: _run(command, argv), command.name)
+
+
+def guarded(action: Callable[[], int], name: str) -> int:
+    """Return the exit code of `action`, or the one that belongs to the exception it raises, which is reported."""
+    try:
+        code = action()
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _complain(name, str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        return BROKEN_PIPE
+    except REFUSALS as error:
+        return _complain(name, f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print(f"{name}: this is a bug in dynconv_mt {dynconv_mt.__version__}, not in your input", file=sys.stderr)
+        return BUG
+
+
+def _run(command: Command, argv: Sequence[str]) -> int:
+    arguments = parse(argv)
+    if "version" in arguments.flags:
+        print(f"{command.name} {dynconv_mt.__version__}")
+        return DONE
+    import_plugins()
+    if "help" in arguments.flags:
+        from dynconv_mt.cli.help import help_text
+
+        print(help_text(command), end="")
+        return DONE
+    check_names(command, arguments.values)  # before Hydra is imported: a wrong option is answered at once
+    from dynconv_mt.cli import hydra
+
+    if "cfg" in arguments.flags:
+        print(hydra.compose_yaml(command, arguments), end="")
+        return DONE
+    job = hydra.compose(command, arguments)
+    if hasattr(job, "check"):
+        job.check()
+    module: Any = importlib.import_module(f"dynconv_mt.cli.{command.section}")
+    return int(module.run(job))
+
+
+def _complain(name: str, message: str) -> int:
+    """Print one paragraph, from one process only where torchrun started several."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{name}: error: {message}", file=sys.stderr)
+    return MISTAKE

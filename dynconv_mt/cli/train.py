@@ -1,0 +1,80 @@
+"""`dc-train`: put data, model and validation together, and train."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from dynconv_mt.cli.folders import read_raw_split
+from dynconv_mt.cli.jobs import TrainJob
+from dynconv_mt.compute import resolve_compute
+from dynconv_mt.data.manifest import Manifest, read_manifest
+from dynconv_mt.data.store import TokenStore
+from dynconv_mt.errors import UserError
+from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.models.seq2seq import Seq2Seq, build_model
+from dynconv_mt.text.config import Tokenization
+from dynconv_mt.text.pipeline import TextPipeline
+from dynconv_mt.train import FitData, fit
+from dynconv_mt.train.distributed import Ranks
+from dynconv_mt.translate import Translator
+
+
+def run(job: TrainJob) -> int:
+    """Train, or go on; return 0 at the end, 128 + the signal's number when a signal cut the run off."""
+    manifest = read_manifest(job.data_dir)
+    text = TextPipeline.load(Path(job.data_dir) / "text")
+    data = FitData(
+        train=_open_store(job.data_dir, "train", text),
+        valid=_open_store(job.data_dir, "valid", text) if "valid" in manifest.splits else None,
+        text=text,
+    )
+    validate = BleuValidation(job, text) if job.validate.bleu and data.valid else None
+    job = replace(job, model=_with_vocabularies(job.model, text, manifest))
+    torch.manual_seed(job.seed)
+    result = fit(job, build_model(job.model), data, validate)
+    return 0 if result.is_finished else 128 + int(getattr(signal, result.reason, signal.SIGTERM))
+
+
+def _open_store(data_dir: str, split: str, text: TextPipeline) -> TokenStore:
+    store = TokenStore.open(Path(data_dir) / split)
+    store.check_fingerprint(text.fingerprint)
+    return store
+
+
+def _with_vocabularies(model: ModelConfig, text: TextPipeline, manifest: Manifest) -> ModelConfig:
+    """The architecture with the vocabulary sizes of the data filled in."""
+    for name in ("src_vocab_size", "tgt_vocab_size"):
+        size = getattr(text, name)
+        if getattr(model, name) not in (0, size):
+            raise UserError(
+                f"model.{name}={getattr(model, name)}: the data's vocabulary ({manifest.src}-{manifest.tgt}) has "
+                f"{size} types; leave the option out"
+            )
+    return replace(model, src_vocab_size=text.src_vocab_size, tgt_vocab_size=text.tgt_vocab_size)
+
+
+class BleuValidation:
+    """Translates the validation source by beam search and scores it: sacreBLEU, or BLEU of the tokens as they are."""
+
+    def __init__(self, job: TrainJob, text: TextPipeline) -> None:
+        """Read the raw validation lines; Raises UserError where they are missing."""
+        self.job, self.text = job, text
+        self.raw = read_raw_split(job.data_dir, "valid")
+        is_tokens = text.config.tokenization is Tokenization.none
+        metric = Metric.tokenized_bleu if is_tokens else Metric.sacrebleu
+        self.scoring = EvaluateConfig(metrics=[metric], tokenization=text.config.tokenization)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return {"bleu": score}; `model` is in evaluation mode."""
+        compute = resolve_compute(self.job, local_world_size=Ranks.from_environment().local_world_size)
+        translator = Translator([cast(Seq2Seq, model)], self.text, search=self.job.search, compute=compute)
+        hypotheses = [translation.text for translation in translator.translate(self.raw.sources)]
+        (score,) = corpus_scores(hypotheses, [self.raw.targets], self.raw.tgt, self.scoring)
+        return {"bleu": score.value}
