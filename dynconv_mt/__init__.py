@@ -1,7 +1,7 @@
 """Machine translation with lightweight and dynamic convolutions, from raw text to a scored translation.
 
-    translator = dynconv_mt.load_translator("RUN")
-    translations = translator.translate(["A dog runs through the grass."])
+translator = dynconv_mt.load_translator("RUN")
+translations = translator.translate(["A dog runs through the grass."])
 """
 
 from typing import TYPE_CHECKING

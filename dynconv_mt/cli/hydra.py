@@ -35,13 +35,13 @@ def compose(command: Command, arguments: Arguments) -> Any:
     Raises UserError for unknown options, values of the wrong type, missing options, unknown recipes and architectures.
     """
     config = _compose(command, arguments)
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise UserError(_describe_missing(command, [name for name in _top_level(command) if name in missing]))
     try:
-        return OmegaConf.to_object(config)
+        missing = OmegaConf.missing_keys(config)
+        if not missing:
+            return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise _explain(error, command, arguments) from None
+    raise UserError(_describe_missing(command, [name for name in _top_level(command) if name in missing]))
 
 
 def compose_yaml(command: Command, arguments: Arguments) -> str:
@@ -133,7 +133,7 @@ def _explain(error: BaseException, command: Command, arguments: Arguments) -> Us
     """Say what is wrong in the user's terms: the option as typed, the value, the rule."""
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "full_key", None):
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     if cause is None:
         return UserError(" ".join(str(error).split()))
     name = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", "")))

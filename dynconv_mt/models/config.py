@@ -106,7 +106,7 @@ class DynamicConvConfig(ConvConfig):
 class StackConfig:
     """A stack of equal layers: the encoder or the decoder."""
 
-    layers: int = 6
+    layers: int = 6  # layers of the stack
     ffn_dim: int = 2048  # width of the feed-forward sub-block
     mixer: MixerConfig = field(default_factory=AttentionConfig)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynconv_mt.models.embedding import PAD, Embedding, OutputLayer, PositionTable
 from dynconv_mt.models.mixers.attention import CrossAttention
@@ -35,13 +35,13 @@ def initialise(model: nn.Module) -> None:
             module.initialise()
         elif isinstance(module, Embedding):
             _init_rows(module.tokens.weight)
-        elif isinstance(module, PositionTable) and isinstance(module.weight, nn.Parameter):
+        elif isinstance(module, PositionTable) and module.weight.requires_grad:
             _init_rows(module.weight)
         elif isinstance(module, OutputLayer):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
 
-def _init_rows(weight: nn.Parameter) -> None:
+def _init_rows(weight: Tensor) -> None:
     """Set the rows (rows, D) of a table of vectors; the padding row stays zero."""
     nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
     nn.init.zeros_(weight.data[PAD])

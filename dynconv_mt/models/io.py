@@ -60,7 +60,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "model" not in data:
         raise UserError(f"{path}: does not describe a model; {folder} is not a model directory")
     if data.get("format") != FORMAT:
-        raise UserError(f"{path}: format {data.get('format')}, and this version reads format {FORMAT}; upgrade dynconv-mt")
+        raise UserError(
+            f"{path}: format {data.get('format')}, and this version reads format {FORMAT}; upgrade dynconv-mt"
+        )
     return data
 
 

@@ -28,8 +28,9 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, sub_block: Callable[[Tensor], Tensor]) -> Tensor:
         """Map (..., D) to (..., D)."""
         if self.is_pre:
-            return x + self.dropout(sub_block(self.norm(x)))
-        y: Tensor = self.norm(x + self.dropout(sub_block(x)))
+            y: Tensor = x + self.dropout(sub_block(self.norm(x)))
+        else:
+            y = self.norm(x + self.dropout(sub_block(x)))
         return y
 
 

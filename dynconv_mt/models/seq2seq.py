@@ -6,6 +6,7 @@ Shapes: B sentences, W beam slots, S source and T target positions, N new positi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,16 +85,18 @@ class Decoder(nn.Module):
 
     def start(self, memory: Memory, beam: int, max_length: int) -> DecoderState:
         """Return the state before the first token."""
-        layers = (layer.start(memory.hidden, memory.padding, beam, max_length) for layer in self.layers)
-        return DecoderState(list(layers))
+        return DecoderState([layer.start(memory.hidden, memory.padding, beam, max_length) for layer in self._stack()])
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Map N new ids (B, W, N) to logits (B, W, N, V)."""
         x = self.embedding(tokens, state.position)
-        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+        for layer, layer_state in zip(self._stack(), state.layers, strict=True):
             x = layer.step(x, layer_state)
         state.position += tokens.shape[-1]
         return self.logits(x)
+
+    def _stack(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", list(self.layers))
 
     def logits(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., V)."""

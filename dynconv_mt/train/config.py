@@ -146,7 +146,8 @@ class ValidateConfig:
 class CheckpointConfig:
     """When to save, which checkpoints to keep, and what the final model is made of.
 
-    A validation that belongs to the best `keep_best` is saved as well, and so is the end of training.
+    The end of training is saved as well. So is a validation among the best `keep_best`, and what a signal interrupts;
+    these two do not count as the newest for keep_last and average.
     """
 
     every: int = 0  # updates between checkpoints; 0: no such rule

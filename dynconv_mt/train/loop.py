@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from dynconv_mt.compute import resolve_compute
+from dynconv_mt.compute import keep_freed_memory, resolve_compute
 from dynconv_mt.data.loader import Loader, Share, Update
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train.average import write_final_model
@@ -74,6 +74,8 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         return FitResult(True, finished[1], finished[0].update, best, run / "model")
     check_data(config, model, data)
     compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size)
+    if compute.device.type == "cpu":
+        keep_freed_memory()
     with process_group(ranks, compute), locked(run) if ranks.is_main else nullcontext(), interrupts() as interrupt:
         step = UpdateStep(model.to(compute.device), config, compute, ranks)
         trainer = Trainer(config, step, data, validate)
@@ -137,7 +139,7 @@ class Trainer:
                     self._validate()
                     stop = stop or self._stop(interrupt)
                 is_due = self._is_save_due(stop)
-                if is_due or stop:
+                if is_due or stop or self._is_among_best():
                     self._save(is_due)
                 if stop:
                     break
@@ -216,9 +218,13 @@ class Trainer:
         state, rule = self.state, self.config.checkpoint
         if state.update == 0 or state.saved[-1:] == [state.update]:
             return False
-        is_best = state.update in best_updates(state, self.config.validate.metric, rule.keep_best)
         is_end = stop is not None and not stop.is_interrupt
-        return is_best or is_end or is_multiple(state.update, rule.every) or self._is_epoch_end(rule.every_epochs)
+        return is_end or is_multiple(state.update, rule.every) or self._is_epoch_end(rule.every_epochs)
+
+    def _is_among_best(self) -> bool:
+        state, count = self.state, self.config.checkpoint.keep_best
+        is_new = state.update == state.validated_at
+        return is_new and state.update in best_updates(state, self.config.validate.metric, count)
 
     def _validate(self) -> None:
         """Measure loss, perplexity and what the caller wants to know; note it in state and metrics."""

@@ -82,7 +82,8 @@ def describe(model: nn.Module, data: FitData, loader: Loader, compute: Compute, 
     """Yield the lines that a run begins with."""
     count = sum(parameter.numel() for parameter in model.parameters())
     kernels = backend(compute.device.type)
-    yield f"model: {count:,} parameters; {compute}, {kernels} kernels, {ranks.world_size} ranks"
+    shared = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
+    yield f"model: {count:,} parameters; {compute}, {kernels} kernels{shared}"
     train, num_updates = data.train, loader.num_updates
     sizes = f"train: {len(train):,} pairs, {train.num_src_tokens:,} source and {train.num_tgt_tokens:,} target tokens"
     yield sizes if data.valid is None else f"{sizes}; valid: {len(data.valid):,} pairs"

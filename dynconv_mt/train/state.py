@@ -35,7 +35,7 @@ class TrainerState:
     skipped_in_a_row: int = 0
     sums: list[list[float]] = field(default_factory=list)  # of each rank since the last train line of metrics.jsonl
     validations: list[Validation] = field(default_factory=list)  # all so far, in order
-    saved: list[int] = field(default_factory=list)  # updates of the checkpoints that were due, in order
+    saved: list[int] = field(default_factory=list)  # updates of the checkpoints due by count, epoch or end
     data: dict[str, Any] = field(default_factory=dict)  # what the training data are: digest, sentences
     scaler: dict[str, float] = field(default_factory=dict)  # of fp16 losses
 

@@ -103,8 +103,9 @@ class UpdateStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(number + 1)
-        counts = norm.new_tensor([num_tokens, 1.0, 0.0], dtype=torch.float64)
-        good_sums = torch.cat([totals, counts[:1], norm[None].double(), counts[1:]])
+        good_sums = torch.zeros_like(self.sums)
+        good_sums[:2], good_sums[3] = totals, norm
+        good_sums[2], good_sums[4] = num_tokens, 1.0  # filled on the device: a tensor made of them would wait for it
         self.sums += torch.where(is_bad, self._bad_sums, good_sums)
         self.skipped_in_a_row = (self.skipped_in_a_row + 1.0) * is_bad
 

@@ -120,7 +120,10 @@ def test_presets_fit_together_and_survive_json(name: str) -> None:
         ({"cross_heads": 3}, "model.cross_heads=3"),
         ({"dropout": 1.0}, "model.dropout=1.0"),
         ({"tgt_vocab_size": 41}, "model.tying=all"),
-        ({"encoder": StackConfig(2, 8, DynamicConvConfig(4, [3]))}, r"model.encoder.mixer.kernel_sizes=\[3\]: 1 sizes for 2"),
+        (
+            {"encoder": StackConfig(2, 8, DynamicConvConfig(4, [3]))},
+            r"model.encoder.mixer.kernel_sizes=\[3\]: 1 sizes for 2",
+        ),
         ({"decoder": StackConfig(1, 8, LightConvConfig(5, [3]))}, "model.decoder.mixer.heads=5"),
         ({"src_vocab_size": 0, "tgt_vocab_size": 0}, "src_vocab_size=0"),
     ],

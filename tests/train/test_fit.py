@@ -17,6 +17,7 @@ from torch import nn
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import load_model
 from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.checkpoint import list_checkpoints
 from dynconv_mt.train.config import Final, Metric, ValidateConfig
@@ -153,7 +154,7 @@ def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: New
     fit(new_job(train__max_updates=6), new_model(), data)
     with pytest.raises(UserError, match=r"another run.*optim\.lr=0\.5 \(was 0\.01\); seed=9 \(was 1\)"):
         fit(new_job(optim__lr=0.5, seed=9), new_model(), data)
-    fit(new_job(threads=2, train__log_every=3, checkpoint__keep_last=1), new_model(), data)
+    fit(new_job(precision=Precision.fp32, train__log_every=3, checkpoint__keep_last=1), new_model(), data)
 
 
 def test_other_data_are_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:

@@ -143,7 +143,7 @@ def _best() -> dict[str, str]:
         for word in _words(source):
             counts[word].update(found & candidates.get(word, set()))
     best = {word: max(sorted(forms), key=lambda form: counts[word][form]) for word, forms in candidates.items()}
-    return {**best, **{word: "" for word in _DROPPED}}
+    return {**best, **dict.fromkeys(_DROPPED, "")}
 
 
 def _words(text: str) -> list[str]:

@@ -24,7 +24,7 @@ _WEATHER = [
 _JOINING = [(("because", "weil"), 5), (("although", "obwohl"), 3), (("if", "wenn"), 3)]
 _TRANSITIVE = [verb for verb in VERBS if len(verb.objects) == 1 and not verb.objects[0].german]
 _GOODS = "food thing text clothes vehicle device furniture"
-_GAP = Phrase("", {case: "" for case in Case}, "", "n", is_pronoun=True)
+_GAP = Phrase("", dict.fromkeys(Case, ""), "", "n", is_pronoun=True)
 
 
 def statement(draw: Sampler) -> Pair:

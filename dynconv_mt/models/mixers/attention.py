@@ -17,7 +17,8 @@ from dynconv_mt.models.mixers.base import MixerSlot, Padding, TokenMixer, regist
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Return (B, T, D) as (B, H, T, E)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    parts: Tensor = x.unflatten(-1, (heads, -1))
+    return parts.transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -34,8 +35,8 @@ class AttentionState:
     position: int = 0  # positions filled
 
     def select(self, sentences: Tensor) -> None:
-        """Keep these sentences (B',)."""
-        self.keys, self.values = self.keys[sentences], self.values[sentences]
+        """Keep these sentences (B',). They move to the front of the same buffers; only what is filled is copied."""
+        self.keys, self.values = (self._front(buffer, sentences) for buffer in (self.keys, self.values))
 
     def reorder(self, parents: Tensor) -> None:
         """Let slot w of sentence b continue from slot parents[b, w]; parents (B, W')."""
@@ -43,6 +44,11 @@ class AttentionState:
         for buffer in (self.keys, self.values):
             filled = buffer[:, :, : self.position]
             filled[:, : parents.shape[1]] = filled[sentences, parents]
+
+    def _front(self, buffer: Tensor, sentences: Tensor) -> Tensor:
+        kept = buffer[: len(sentences)]
+        kept[:, :, : self.position] = buffer[:, :, : self.position][sentences]
+        return kept
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add the keys and values (B, W, N, D) of N new positions."""
@@ -75,7 +81,8 @@ class SelfAttention(TokenMixer):
             mask = mask & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=self.causal and mask is None)
-        return self.output(merge_heads(y))
+        output: Tensor = self.output(merge_heads(y))
+        return output
 
     def start(self, like: Tensor, beam: int, max_length: int) -> AttentionState:
         """Return an empty cache for `max_length` positions."""
@@ -94,7 +101,8 @@ class SelfAttention(TokenMixer):
             mask = torch.ones(num_new, end, dtype=torch.bool, device=x.device).tril(end - num_new)
         q, keys, values = (split_heads(part, self.heads) for part in (q.flatten(0, 1), keys, values))
         y = F.scaled_dot_product_attention(q, keys, values, mask)  # (B·W, H, N, E)
-        return self.output(merge_heads(y)).unflatten(0, (-1, num_slots))
+        output: Tensor = self.output(merge_heads(y)).unflatten(0, (-1, num_slots))
+        return output
 
 
 @dataclass
@@ -135,4 +143,5 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         query = split_heads(self.query(x), self.heads)
         y = F.scaled_dot_product_attention(query, state.keys, state.values, state.mask, dropout)
-        return self.output(merge_heads(y))
+        output: Tensor = self.output(merge_heads(y))
+        return output

@@ -76,8 +76,9 @@ class LightConv(ConvMixer):
     def convolve(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         dropout, seed = self.drop_connect()
-        options = {"softmax": self.softmax, "dropout": dropout, "seed": seed, "lengths": lengths}
-        return light_conv(x, self.kernel, self.padding_left, **options)
+        return light_conv(
+            x, self.kernel, self.padding_left, softmax=self.softmax, dropout=dropout, seed=seed, lengths=lengths
+        )
 
     def step(self, x: Tensor, state: ConvState) -> Tensor:
         """Map N new positions (B, W, N, D) to (B, W, N, D)."""
@@ -99,9 +100,9 @@ class DynamicConv(ConvMixer):
 
     def convolve(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        dropout, seed = self.drop_connect()
-        options = {"softmax": self.softmax, "dropout": dropout, "seed": seed, "lengths": lengths}
-        return dynamic_conv(x, self.predictor(x), self.kernel_size, self.padding_left, **options)
+        logits, (dropout, seed) = self.predictor(x), self.drop_connect()
+        sizes = (self.kernel_size, self.padding_left)
+        return dynamic_conv(x, logits, *sizes, softmax=self.softmax, dropout=dropout, seed=seed, lengths=lengths)
 
     def step(self, x: Tensor, state: ConvState) -> Tensor:
         """Map N new positions (B, W, N, D) to (B, W, N, D)."""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import dynconv_mt
+from dynconv_mt.cli.commands import COMMANDS
+from dynconv_mt.cli.main import guarded, run
+from dynconv_mt.cli.options import options_of
+from dynconv_mt.cli.recipes import recipe_names
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.presets import preset_names
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_help_names_every_option(command: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command in COMMANDS.values()
+    assert run(command, ["--help", "nonsense=1"]) == 0  # type: ignore[arg-type]
+    text = capsys.readouterr().out
+    for name in options_of(command.job):  # type: ignore[attr-defined]
+        assert f"{name}=" in text or name.startswith("model.decoder")
+
+
+def test_help_names_architectures_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    run(COMMANDS["train"], ["-h"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*preset_names(), *recipe_names()])
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_version(command: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, ["--version"]) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out == f"{command.name} {dynconv_mt.__version__}\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_mistake_is_one_paragraph_and_2(command: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, ["nonsense=1"]) == 2  # type: ignore[arg-type]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"{command.name}: error: nonsense: no such option")  # type: ignore[attr-defined]
+    assert output.err.count("\n") == 1
+
+
+def test_exceptions_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(error: BaseException) -> int:
+        def action() -> int:
+            raise error
+
+        return guarded(action, "dc-test")
+
+    assert guarded(lambda: 0, "dc-test") == 0
+    assert raising(UserError("x=1: must be 2")) == 2
+    assert capsys.readouterr().err == "dc-test: error: x=1: must be 2\n"
+    assert raising(PermissionError(13, "Permission denied", "/x")) == 2
+    assert capsys.readouterr().err == "dc-test: error: /x: Permission denied\n"
+    assert raising(KeyboardInterrupt()) == 128 + signal.SIGINT
+    assert "Traceback" not in capsys.readouterr().err
+    assert raising(RuntimeError("oh")) == 1
+    assert "RuntimeError: oh" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m dynconv_mt.cli train --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", f"sleep 0; {command}"], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+
+
+def test_help_and_a_wrong_option_import_nothing_slow() -> None:
+    code = """
+        import sys
+        from dynconv_mt.cli.commands import COMMANDS
+        from dynconv_mt.cli.main import run
+        code = run(COMMANDS["train"], [sys.argv[1]])
+        print([m for m in ("torch", "hydra", "numpy", "sacremoses") if m in sys.modules], code)
+    """
+    for argument, ending in (("--help", "[] 0"), ("data_dr=x", "[] 2")):
+        command = [sys.executable, "-c", textwrap.dedent(code), argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.strip().endswith(ending)
+
+
+def test_plugins_bring_architectures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_models.py").write_text(
+        "from dynconv_mt.models import preset, register_preset\n"
+        "register_preset('mine')(lambda: preset('lightconv_tiny'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DYNCONV_MT_PLUGINS", "my_models")
+    monkeypatch.setattr("dynconv_mt.models.presets._PRESETS", {**dynconv_mt.models.presets._PRESETS})  # type: ignore[attr-defined]
+    assert run(COMMANDS["train"], ["model=mine", "--cfg"]) == 0
+    assert "kernel_sizes" in capsys.readouterr().out
+    monkeypatch.setenv("DYNCONV_MT_PLUGINS", "my_models,not_there")
+    assert run(COMMANDS["train"], ["model=mine", "--cfg"]) == 2
+    assert "DYNCONV_MT_PLUGINS=not_there: this plugin cannot be imported" in capsys.readouterr().err
+
+
+def test_modules_start_the_same_commands() -> None:
+    command = [sys.executable, "-m", "dynconv_mt.cli"]
+    done = subprocess.run([*command, "info", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"dc-info {dynconv_mt.__version__}\n")
+    done = subprocess.run([*command, "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "preprocess,train" in done.stderr
