@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH_STAMP := $(VENV)/.stamp-$(shell printf '%s' '$(TORCH)' | tr -c 'A-Za-z0-9._\n' '-')
 STAMP := $(VENV)/.stamp-installed
 
-.PHONY: help install demo test lint format wheel clean distclean
+.PHONY: help install demo test lint format wheel clean distclean print-torch
 .DELETE_ON_ERROR:
 
 help:
@@ -56,8 +56,11 @@ format: install
 	$(BIN)/ruff format .
 
 wheel: install
-	rm -rf build
+	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+print-torch:
+	@echo '$(TORCH)'
 
 clean:
 	rm -rf build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

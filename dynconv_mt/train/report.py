@@ -66,7 +66,10 @@ class Progress:
 
     def __init__(self, update: int, total: int | None) -> None:
         """`total`: updates that the limits allow, None where only time or patience ends training."""
-        self._bar = tqdm(total=total, initial=update, unit=" updates", dynamic_ncols=True) if _is_terminal() else None
+        share = "" if total is None else "{percentage:3.0f}% {bar:20} "
+        layout = share + "{n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+        options: dict[str, Any] = {"unit": " updates", "dynamic_ncols": True, "bar_format": layout}
+        self._bar = tqdm(total=total, initial=update, **options) if _is_terminal() else None
         self._interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
         self._next = time.monotonic()
 

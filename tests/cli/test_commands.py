@@ -1,4 +1,4 @@
-"""The commands on a small corpus, in this process: what they write, what they refuse, and that nothing is left behind."""
+"""The commands on a small corpus, in this process: what they write, what they refuse, that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_finished_run_is_left_alone(trained: Path, data: Path, capsys: pytest.
         (["model.encoder.mixer.heads=5"], "model.encoder.mixer.heads=5"),
         (["model.encoder.mixer.kernel_sizes=[3,7]"], "2 sizes for 1 layers"),
         (["out_dir={new}", "batch.max_tokens=5"], "batch.max_tokens=5"),
-        (["device=cuda:99"], "device=cuda:99"),
+        (["out_dir={new}", "device=cuda:99"], "device=cuda:99"),
         (["search.nbest=2", "search.beam=2"], "search.nbest=2"),
         (["out_dir={new}", "train.max_updates=0"], "training has no end"),
     ],

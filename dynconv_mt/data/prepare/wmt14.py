@@ -28,16 +28,17 @@ def prepare(source: Path, out: Path) -> Options:
     as .sgm is written to `out` as text.
     """
     options: Options = {"train": _training(source)}
-    with build_folder(out, replace=True) as partial:
-        for split, (names, sgm) in HELD_OUT.items():
-            plain = [prefix for name in names for prefix in _find(source, name)]
-            if plain:
-                options[split] = plain[0]
-                continue
-            sides = [_find_sgm(source, name, split) for name in sgm]
-            pairs = list(pair_up(split, *(segments(read_lines(path)) for path in sides)))
-            write_pairs(partial / split, (SRC, TGT), pairs)
-            options[split] = str(out / split)
+    packed: dict[str, list[Path]] = {}
+    for split, (names, sgm) in HELD_OUT.items():
+        plain = [prefix for name in names for prefix in _find(source, name)]
+        if not plain:
+            packed[split] = [_find_sgm(source, name, split) for name in sgm]
+        options[split] = plain[0] if plain else str(out / split)
+    if packed:
+        with build_folder(out, replace=True) as partial:
+            for split, paths in packed.items():
+                pairs = pair_up(split, *(segments(read_lines(path)) for path in paths))
+                write_pairs(partial / split, (SRC, TGT), list(pairs))
     return options
 
 

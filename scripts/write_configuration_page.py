@@ -1,0 +1,85 @@
+"""Write docs/configuration.md: every option of every command, from the dataclasses that hold them.
+
+Usage: python scripts/write_configuration_page.py        (tests/test_docs.py says when the page is out of date)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dynconv_mt.cli.commands import COMMANDS, Command
+from dynconv_mt.cli.options import REQUIRED, Option, Section, as_typed, sections_of
+from dynconv_mt.cli.recipes import recipe_names, title
+from dynconv_mt.models.presets import preset_names
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+INTRODUCTION = """# Configuration
+
+Every option of every command, with its default and unit. This page is written by
+`scripts/write_configuration_page.py` from the dataclasses that hold the options; `--help` prints the same, and
+`--cfg` prints a command's composed options without running it.
+
+Options are given as `name=value`. Lists are written `[a,b]`, no value is `null`. What is typed wins over the recipe,
+and the recipe over the defaults below. An unknown name or a value of the wrong kind ends the command with exit code 2
+and says what was expected."""
+
+
+def page() -> str:
+    """Return the text of the page."""
+    return "\n".join([INTRODUCTION, *_recipes(), *_architectures(), *_commands()]) + "\n"
+
+
+def _recipes() -> Iterator[str]:
+    yield "\n## Recipes\n\n`recipe=NAME`, or the path of a file of your own that ends in `.yaml`.\n"
+    yield from (f"- `{name}`: {title(name)}" for name in recipe_names())
+
+
+def _architectures() -> Iterator[str]:
+    names = ", ".join(f"`{name}`" for name in preset_names())
+    yield f"\n## Architectures\n\n`model=NAME` of `dc-train`, any part of which `model.*` changes: {names}."
+
+
+def _commands() -> Iterator[str]:
+    described: dict[str, str] = {}  # sections that several commands share, under the first that has them
+    for command in COMMANDS.values():
+        yield from _command(command, described)
+
+
+def _command(command: Command, described: dict[str, str]) -> Iterator[str]:
+    sections = sections_of(command.job)
+    yield f"\n## {command.name}\n\n{sections[0].help}\n\n```"
+    yield from command.examples
+    yield "```"
+    for section in sections:
+        if section.name.startswith("model.decoder"):
+            continue
+        if section.name and section.name in described:
+            yield f"\n`{section.name}.*`: as for {described[section.name]}."
+            continue
+        described.setdefault(section.name, command.name)
+        yield from _section(section)
+
+
+def _section(section: Section) -> Iterator[str]:
+    if section.name:
+        also = f" and `{section.name.replace('encoder', 'decoder')}.*`" if ".encoder" in section.name else ""
+        yield f"\n### `{section.name}.*`{also}\n\n{section.help}"
+    yield "\n| option | default | meaning |\n|---|---|---|"
+    is_model = section.name.startswith("model")
+    yield from (_row(option, is_model) for option in section.options)
+
+
+def _row(option: Option, is_model: bool) -> str:
+    if option.default is REQUIRED:
+        default = "required"
+    else:
+        default = "the architecture's" if is_model else f"`{as_typed(option.default)}`"
+    only = f" Only for: {', '.join(option.only_for)}." if option.only_for else ""
+    meaning = f"{option.help} ({option.kind}){only}".replace("|", "\\|")
+    return f"| `{option.name}` | {default} | {meaning} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")
