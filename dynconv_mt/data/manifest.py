@@ -68,7 +68,7 @@ def read_manifest(folder: Path | str) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder}: no preprocessed data here ({MANIFEST} is missing); make it with dc-preprocess"
+            f"data_dir={folder}: no preprocessed data here ({MANIFEST} is missing); make it with dc-preprocess"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); preprocess again") from None

@@ -133,10 +133,8 @@ def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]],
         return False
     try:
         manifest = read_manifest(out_dir)
-    except UserError as error:
-        raise UserError(
-            f"{typed}: holds other files than this program's data ({error}); choose another folder"
-        ) from None
+    except UserError:
+        raise UserError(f"{typed}: holds other files than this program's data; choose another folder") from None
     if config.overwrite:
         return False
     differences = manifest.differences(config.content_options(), files)
