@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.io import TEXT, load_model, resolve_model_dir
+from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.beam import beam_search
 from dynconv_mt.search.config import SearchConfig
+from dynconv_mt.search.ensemble import max_decoder_length
+from dynconv_mt.search.score import forced_scores
 from dynconv_mt.search.trellis import Hypothesis
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.text.vocab import EOS, PAD
@@ -43,6 +47,21 @@ class Translation:
     alternatives: tuple[Translation, ...] = ()  # the others of the n best, best first
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One pair of lines, and how probable the model finds the second as a translation of the first."""
+
+    source: str
+    target: str
+    pieces: tuple[str, ...]  # target subwords, without </s>
+    token_scores: tuple[float, ...]  # log-probability of each piece and, last, of </s>, in nats
+
+    @property
+    def score(self) -> float:
+        """Σ log p, in nats: what the search, with normalize=false, gives the same pieces."""
+        return math.fsum(self.token_scores)
+
+
 class Translator:
     """Models (several are an ensemble), their text pipeline, and how to search."""
 
@@ -61,7 +80,7 @@ class Translator:
         self.search = search or SearchConfig()
         self.batch = batch or BatchConfig(max_sentences=DEFAULT_SENTENCES)
         self.compute = compute or Compute(next(models[0].parameters()).device, Precision.fp32)
-        self.max_pieces = min(model.config.max_positions for model in models) - 1  # that a source may have
+        self.max_pieces = min(model.config.stack("encoder").max_positions for model in models) - 1  # of a source
 
     def translate(self, lines: Sequence[str], progress: bool = False) -> list[Translation]:
         """Return a translation for every line, in the order of the lines.
@@ -83,6 +102,40 @@ class Translator:
                     translations[row] = self._translation(lines[row], hypotheses, is_cut)
                 bar.update(len(rows))
         return translations
+
+    def score(self, sources: Sequence[str], targets: Sequence[str], progress: bool = False) -> list[Scored]:
+        """Return how probable each target is as a translation of its source, by forced decoding.
+
+        An empty line is scored as well: as `</s>` alone. Raises UserError for a line longer than the models read.
+        """
+        src, tgt = (
+            [self.text.encode_source(line) for line in sources],
+            [self.text.encode_target(line) for line in targets],
+        )
+        pairs = list(zip(src, tgt, strict=True))
+        self._check_lengths("source", src, self.max_pieces)
+        self._check_lengths("target", tgt, max_decoder_length(self.models))
+        found: dict[int, Scored] = {}
+        with tqdm(total=len(pairs), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+            for rows in self._batches([max(len(pair[0]), len(pair[1]), 1) for pair in pairs]):
+                scores = self._forced_scores([src[row] for row in rows], [tgt[row] for row in rows])
+                for row, token_scores in zip(rows, scores, strict=True):
+                    pieces = tuple(self.text.target_pieces(tgt[row]))
+                    found[row] = Scored(sources[row], targets[row], pieces, tuple(token_scores[: len(pieces) + 1]))
+                bar.update(len(rows))
+        return [found[row] for row in range(len(pairs))]
+
+    def _forced_scores(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> list[list[float]]:
+        """The log-probabilities of the ids of one batch, padded."""
+        (src, lengths), (tgt, _) = self._pad(sources), self._pad(targets)
+        with self.compute.autocast():
+            scores: list[list[float]] = forced_scores(self.models, src, lengths, tgt).tolist()
+        return scores
+
+    def _check_lengths(self, name: str, lines: Sequence[list[int]], limit: int) -> None:
+        for number, ids in enumerate(lines, start=1):
+            if len(ids) > limit:
+                raise UserError(f"{name} line {number}: has {len(ids)} pieces, and the model reads at most {limit}")
 
     def _encode(self, number: int, line: str) -> list[int]:
         """The ids of a line, without </s>; none for a blank one."""
@@ -113,13 +166,17 @@ class Translator:
 
     def _search(self, sources: Sequence[list[int]]) -> list[list[Hypothesis]]:
         """The n best hypotheses for the ids of one batch."""
-        lengths = torch.tensor([len(ids) + 1 for ids in sources])
-        src = torch.full((len(sources), int(lengths.max())), PAD)
-        for row, ids in zip(src, sources, strict=True):
-            row[: len(ids) + 1] = torch.tensor([*ids, EOS])
-        device = self.compute.device
+        src, lengths = self._pad(sources)
         with self.compute.autocast():
-            return beam_search(self.models, src.to(device), lengths.to(device), self.search)
+            return beam_search(self.models, src, lengths, self.search)
+
+    def _pad(self, lines: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """The ids (B, T) of lines, each with its </s>, right-padded, and their lengths (B,)."""
+        lengths = torch.tensor([len(ids) + 1 for ids in lines])
+        padded = torch.full((len(lines), int(lengths.max())), PAD)
+        for row, ids in zip(padded, lines, strict=True):
+            row[: len(ids) + 1] = torch.tensor([*ids, EOS])
+        return padded.to(self.compute.device), lengths.to(self.compute.device)
 
     def _translation(self, line: str, hypotheses: Sequence[Hypothesis], is_cut: bool) -> Translation:
         best, *others = (self._variant(line, hypothesis, is_cut) for hypothesis in hypotheses)
@@ -157,7 +214,7 @@ def load_translator(
     if not paths:
         raise UserError("model_dir=[]: give at least one model")
     folders = [resolve_model_dir(path) for path in paths]
-    texts = [TextPipeline.load(folder / TEXT) for folder in folders]
+    texts = [_load_text(folder) for folder in folders]
     for path, text in zip(paths, texts, strict=True):
         if text.fingerprint != texts[0].fingerprint:
             raise UserError(
@@ -165,10 +222,27 @@ def load_translator(
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
     compute = resolve_compute(RuntimeConfig(device=device, precision=Precision(precision), threads=threads))
-    models = [load_model(folder, compute.device) for folder in folders]
+    models = [_load_model(folder, compute.device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         _check_vocabulary(folder, model, texts[0])
     return Translator(models, texts[0], search=search, batch=batch, compute=compute)
+
+
+def _load_text(folder: Path) -> TextPipeline:
+    if read_config(folder).is_language_model:
+        raise UserError(f"model_dir={folder}: is a language model, which cannot translate; give a translation model")
+    if not (folder / TEXT).is_dir():
+        raise UserError(
+            f"model_dir={folder}: the model has no text pipeline, so it can read ids but no text; dc-convert adds one "
+            "with dict=FOLDER (and bpe_codes=FILE)"
+        )
+    return TextPipeline.load(folder / TEXT)
+
+
+def _load_model(folder: Path, device: torch.device) -> Seq2Seq:
+    model = load_model(folder, device)
+    assert isinstance(model, Seq2Seq)  # _load_text has seen to it
+    return model
 
 
 def _check_vocabulary(folder: Path, model: Seq2Seq, text: TextPipeline) -> None:

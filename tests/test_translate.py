@@ -42,6 +42,7 @@ def small_model(text: TextPipeline, seed: int = 0, **changes: object) -> Seq2Seq
     torch.manual_seed(seed)
     sizes = {"src_vocab_size": text.src_vocab_size, "tgt_vocab_size": text.tgt_vocab_size}
     model = build_model(replace(preset("transformer_tiny"), **sizes, **changes))  # type: ignore[arg-type]
+    assert isinstance(model, Seq2Seq)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -148,7 +149,7 @@ def test_models_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give at least one model"):
         load_translator([])
     save_model(tmp_path / "textless", MODEL)
-    with pytest.raises(UserError, match="no text pipeline here"):
+    with pytest.raises(UserError, match="textless: the model has no text pipeline"):
         load_translator(tmp_path / "textless")
     odd = build_model(replace(MODEL.config, src_vocab_size=50, tgt_vocab_size=50))
     save_model(tmp_path / "odd", odd, TEXT)

@@ -67,6 +67,24 @@ _ALL = (
         ),
     ),
     Command("info", jobs.InfoJob, ("dc-info model_dir=RUN",)),
+    Command(
+        "convert",
+        jobs.ConvertJob,
+        (
+            "dc-convert checkpoint=checkpoint_best.pt dict=data-bin/wmt16 bpe_codes=bpecodes out_dir=MODEL",
+            "dc-convert checkpoint=lm.pt out_dir=MODEL",
+        ),
+    ),
+    Command("score", jobs.ScoreJob, ("dc-score model_dir=MODEL src=test.en tgt=test.de output=scores.jsonl",)),
+    Command(
+        "evaluate",
+        jobs.EvaluateJob,
+        (
+            "dc-evaluate hypotheses=a.de reference=test.de",
+            "dc-evaluate hypotheses=[a.de,b.de] reference=[one.de,two.de] source=test.en output=scores.json plot=s.png",
+            "dc-evaluate hypotheses=a.de reference=test.de metrics=[sacrebleu,compound_split_bleu] train=train.de",
+        ),
+    ),
 )
 
 COMMANDS: dict[str, Command] = {command.section: command for command in _ALL}

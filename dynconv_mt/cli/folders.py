@@ -21,7 +21,7 @@ class RawSplit:
 
 
 def read_raw_split(data_dir: str, split: str) -> RawSplit:
-    """Return the raw lines of `valid` or `test`. Raises UserError where the data folder has no such split."""
+    """Return the raw lines of `valid` or `test`. Raises UserError where the data folder lacks them or some of them."""
     manifest = read_manifest(data_dir)
     if split not in manifest.splits:
         raise UserError(
@@ -30,4 +30,11 @@ def read_raw_split(data_dir: str, split: str) -> RawSplit:
     sources, targets = (
         list(read_lines(Path(data_dir) / split / f"raw.{lang}")) for lang in (manifest.src, manifest.tgt)
     )
+    expected = manifest.splits[split].sentences
+    for lang, lines in ((manifest.src, sources), (manifest.tgt, targets)):
+        if len(lines) != expected:
+            raise UserError(
+                f"{Path(data_dir) / split / f'raw.{lang}'}: has {len(lines)} lines where {expected} were written. The "
+                "data folder is damaged or incomplete: make it again with dc-preprocess"
+            )
     return RawSplit(manifest.src, manifest.tgt, sources, targets)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.cli.folders import RawSplit, read_raw_split
-from dynconv_mt.cli.jobs import GenerateJob, as_list
+from dynconv_mt.cli.jobs import STDIO, GenerateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
@@ -23,6 +23,7 @@ from dynconv_mt.translate import Translation, Translator, load_translator
 
 def run(job: GenerateJob) -> int:
     """Translate, write, score; everything that can fail is checked before the translation begins."""
+    job = replace(job, output=None) if job.output == STDIO else job
     for option in ("output", "details", "scores_json"):
         check_writable(option, getattr(job, option))
     translator = load_translator(

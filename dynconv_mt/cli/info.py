@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from dynconv_mt.cli.jobs import InfoJob
 from dynconv_mt.cli.lines import use_utf8
-from dynconv_mt.models.config import StackConfig, config_from_dict
+from dynconv_mt.models.config import Stack, config_from_dict
 from dynconv_mt.models.io import TEXT, WEIGHTS, read_config_file, resolve_model_dir
 from dynconv_mt.text.pipeline import TextPipeline
 
@@ -73,10 +73,9 @@ def _readable(description: dict[str, Any]) -> str:
         f"{description['folder']}: {total:,} parameters, {description['bytes'] / 1e6:.1f} MB, "
         f"written by dynconv_mt {description['version']}",
         f"parameters: {parts}",
-        f"encoder: {_stack(config.encoder)}",
-        f"decoder: {_stack(config.decoder)}",
-        f"width {config.dim}, {config.norm}-norm, {config.positions} positions, embeddings tied: {config.tying}, "
-        f"dropout {config.dropout:g}",
+        "encoder: none, this is a language model" if config.is_language_model else _stack(config.stack("encoder")),
+        _stack(config.stack("decoder")),
+        f"embeddings tied: {config.tying}, dropout {config.dropout:g}",
     ]
     for name in ("text", "provenance"):
         entries = description[name] or {}
@@ -84,11 +83,13 @@ def _readable(description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _stack(stack: StackConfig) -> str:
+def _stack(stack: Stack) -> str:
     mixer = stack.mixer
     sizes = getattr(mixer, "kernel_sizes", None)
     kernels = f", kernels {','.join(map(str, sizes))}" if sizes else ""
-    return f"{stack.layers} layers, {mixer.name}, {mixer.heads} heads{kernels}, feed-forward {stack.ffn_dim}"
+    layers = f"{stack.layers} layers, {mixer.name}, {mixer.heads} heads{kernels}, feed-forward {stack.ffn_dim}"
+    positions = f"{stack.positions} positions, at most {stack.max_positions} tokens"
+    return f"{stack.name}: {layers}, width {stack.dim}, {stack.norm}-norm, {positions}"
 
 
 def _value(value: Any) -> str:

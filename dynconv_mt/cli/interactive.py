@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from dynconv_mt.cli.jobs import InteractiveJob, as_list
-from dynconv_mt.cli.lines import decode_lines, use_utf8
+from dynconv_mt.cli.lines import use_utf8
+from dynconv_mt.text.corpus import decode_lines
 from dynconv_mt.translate import load_translator
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.preprocess import PreprocessConfig
 from dynconv_mt.errors import UserError
-from dynconv_mt.evaluate.config import EvaluateConfig
+from dynconv_mt.evaluate.config import EvaluateConfig, ReportConfig
 from dynconv_mt.models.config import ModelConfig
-from dynconv_mt.runtime import RuntimeConfig
+from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.config import SearchConfig
+from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.train.config import FitConfig
 
 STDIO = "-"  # as input= or output=: standard input or output
@@ -45,6 +46,8 @@ class TrainJob(FitConfig):
         super().check()
         if self.seed >= 2**63:
             raise UserError(f"seed={self.seed}: must be below 2^63")
+        if self.model.is_language_model:
+            raise UserError("model.encoder.layers=0: a language model; dc-train trains translation models only")
         if self.search.nbest != 1:
             raise UserError(f"search.nbest={self.search.nbest}: has no effect here; validation takes the best one")
 
@@ -111,20 +114,25 @@ class AverageJob:
         """Raise UserError where the options do not fit together, or out_dir holds something."""
         if self.last < 0:
             raise UserError(f"last={self.last}: must be at least 0")
-        if self.last and len(as_list(self.inputs)) != 1:
-            raise UserError(f"last={self.last}: needs one run folder as inputs=, and there are {len(self.inputs)}")
-        self._check_out_dir(Path(self.out_dir))
+        num_inputs = len(as_list(self.inputs))
+        if self.last and num_inputs != 1:
+            raise UserError(f"last={self.last}: needs one run folder as inputs=, and there are {num_inputs}")
+        _check_out_dir(self.out_dir, self.overwrite)
 
-    def _check_out_dir(self, out: Path) -> None:
-        typed = f"out_dir={self.out_dir}"
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{typed}: is a file; name a folder to make")
-        if not out.exists() or not any(out.iterdir()):
-            return
-        if not (out / "model.safetensors").is_file() or (out / "manifest.json").exists():
-            raise UserError(f"{typed}: holds other files than an averaged model; choose another folder")
-        if not self.overwrite:
-            raise UserError(f"{typed}: holds a model already; choose another folder, or overwrite=true to replace it")
+
+def _check_out_dir(out_dir: str, overwrite: bool) -> None:
+    """Raise UserError where a model directory may not be written to `out_dir`."""
+    out, typed = Path(out_dir), f"out_dir={out_dir}"
+    if out.name in ("", ".."):
+        raise UserError(f"{typed}: name a folder to make, which has a name of its own")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{typed}: is a file; name a folder to make")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "model.safetensors").is_file() or (out / "manifest.json").exists():
+        raise UserError(f"{typed}: holds other files than a model; choose another folder")
+    if not overwrite:
+        raise UserError(f"{typed}: holds a model already; choose another folder, or overwrite=true to replace it")
 
 
 @dataclass(kw_only=True)
@@ -133,3 +141,84 @@ class InfoJob:
 
     model_dir: str  # run folder, checkpoint or model directory
     json: bool = False  # print JSON
+
+
+@dataclass(kw_only=True)
+class ConvertJob:
+    """Make a model directory from a fairseq checkpoint. Nothing in the checkpoint is executed."""
+
+    checkpoint: str  # fairseq checkpoint of a LightConv, DynamicConv or Transformer model: checkpoint_best.pt
+    dict: str | None = None  # folder with dict.SRC.txt and dict.TGT.txt; null: a model without a text pipeline
+    bpe_codes: str | None = None  # merges of subword-nmt, for both languages; null: the text comes in pieces
+    src: str | None = None  # source language code; null: what the checkpoint says
+    tgt: str | None = None  # target language code; null: what the checkpoint says
+    out_dir: str  # model directory to write
+    overwrite: bool = False  # replace a model directory at out_dir
+    text: TextConfig = field(default_factory=lambda: TextConfig(escape=True))  # as fairseq's scripts prepare text
+
+    def check(self) -> None:
+        """Raise UserError where the options do not fit together, or out_dir holds something."""
+        for option in ("bpe_codes", "src", "tgt"):
+            if self.dict is None and getattr(self, option) is not None:
+                raise UserError(f"{option}={getattr(self, option)}: has an effect together with dict= only")
+        if self.text.tokenization is Tokenization.none and self.text.aggressive_hyphens:
+            self.text.check()
+        _check_out_dir(self.out_dir, self.overwrite)
+
+
+@dataclass(kw_only=True)
+class ScoreJob(RuntimeConfig):
+    """Say how probable a model finds given translations, token by token, by forced decoding."""
+
+    model_dir: Any  # run folder, checkpoint or model directory; a list is an ensemble
+    src: str  # file with source sentences, one a line, plain or gzip; - is standard input
+    tgt: str  # file with their translations, line by line
+    output: str | None = None  # JSON lines file: pieces and log-probabilities of every line; null: standard output
+    precision: Precision = Precision.fp32  # arithmetic of matrix products; auto is faster, and rounds
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_sentences=128))
+
+    def check(self) -> None:
+        """Raise UserError where the options do not fit together."""
+        if not as_list(self.model_dir):
+            raise UserError("model_dir=[]: give at least one model")
+        if self.src == self.tgt == STDIO:
+            raise UserError("src=-, tgt=-: only one of the two can be standard input")
+        if self.batch.rows_multiple != 1:
+            raise UserError(f"batch.rows_multiple={self.batch.rows_multiple}: has an effect in training only")
+
+
+@dataclass(kw_only=True)
+class _EvaluationFiles:
+    hypotheses: Any  # file or files with translations, one for each system: one sentence a line, plain or gzip
+    reference: Any  # file or files with reference translations, line by line
+    source: str | None = None  # file with what was translated; null: sentences are sorted by the reference's length
+    names: Any = None  # what to call the systems; null: by the names of their files
+    lang: str | None = None  # language code of the translations; null: the ending of the reference's name, or en
+    train: Any = None  # training text in that language, where words are counted; null: counted in the reference
+    comet_model: str | None = None  # COMET checkpoint on this machine; needs source= and the package unbabel-comet
+    output: str | None = None  # JSON file for everything
+    plot: str | None = None  # picture of scores and breakdowns: a file that ends in .png, .pdf or .svg
+
+
+@dataclass(kw_only=True)
+class EvaluateJob(ReportConfig, _EvaluationFiles):
+    """Score translations against references, compare the systems, and say where they differ."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files that are read."""
+        return [name for given in (self.hypotheses, self.reference, self.source, self.train) for name in as_list(given)]
+
+    def check(self) -> None:
+        """Raise UserError where the options do not fit together."""
+        super().check()
+        files, names = as_list(self.hypotheses), as_list(self.names)
+        for option, given in (("hypotheses", files), ("reference", as_list(self.reference))):
+            if not given:
+                raise UserError(f"{option}=[]: give at least one file")
+        if len(set(files)) < len(files):
+            raise UserError(f"hypotheses=[{','.join(files)}]: names a file twice")
+        if names and (len(names) != len(files) or len(set(names)) < len(names)):
+            raise UserError(f"names=[{','.join(names)}]: give {len(files)}, one for each of hypotheses=, all different")
+        if self.output is not None and self.output == self.plot:
+            raise UserError(f"plot={self.plot}: is output= as well; name two files")

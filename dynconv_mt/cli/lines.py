@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from dynconv_mt.cli.jobs import STDIO
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import read_lines
+from dynconv_mt.text.corpus import decode_lines, read_lines
 
 
 def read_input(option: str, name: str) -> list[str]:
@@ -30,15 +28,6 @@ def read_input(option: str, name: str) -> list[str]:
     if not lines:
         raise UserError(f"{option}={name}: is empty; it should hold one sentence a line")
     return lines
-
-
-def decode_lines(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Yield the lines of a stream as they come, without their line ends. Raises UserError for what is not UTF-8."""
-    for number, raw in enumerate(stream, start=1):
-        try:
-            yield raw.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
 
 
 def check_writable(option: str, name: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -18,7 +19,7 @@ from dynconv_mt.errors import UserError
 
 DONE, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
-REFUSALS = (PermissionError, IsADirectoryError, NotADirectoryError)
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def preprocess() -> int:
@@ -51,8 +52,25 @@ def info() -> int:
     return run(COMMANDS["info"], sys.argv[1:])
 
 
+def convert() -> int:
+    """Run `dc-convert`."""
+    return run(COMMANDS["convert"], sys.argv[1:])
+
+
+def score() -> int:
+    """Run `dc-score`."""
+    return run(COMMANDS["score"], sys.argv[1:])
+
+
+def evaluate() -> int:
+    """Run `dc-evaluate`."""
+    return run(COMMANDS["evaluate"], sys.argv[1:])
+
+
 def run(command: Command, argv: Sequence[str]) -> int:
     """Run a command and return its exit code; what goes wrong is said on standard error."""
+    # threads that wait burn the cores that they wait for: on a shared machine training is five times as slow with them
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format=f"{command.name}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     return guarded(lambda: _run(command, argv), command.name)
@@ -69,12 +87,12 @@ def guarded(action: Callable[[], int], name: str) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
         return BROKEN_PIPE
-    except REFUSALS as error:
-        return _complain(name, f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            return _complain(name, f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}")
         traceback.print_exc()
         print(f"{name}: this is a bug in dynconv_mt {dynconv_mt.__version__}, not in your input", file=sys.stderr)
         return BUG

@@ -38,13 +38,17 @@ def run(job: TrainJob) -> int:
     validate = BleuValidation(job, text) if job.validate.bleu and data.valid else None
     job = replace(job, model=_with_vocabularies(job.model, text, manifest))
     torch.manual_seed(job.seed)
-    result = fit(job, build_model(job.model), data, validate)
+    model = build_model(job.model)
+    assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
+    result = fit(job, model, data, validate)
     return 0 if result.is_finished else 128 + int(getattr(signal, result.reason, signal.SIGTERM))
 
 
 def _open_store(data_dir: str, split: str, text: TextPipeline) -> TokenStore:
     store = TokenStore.open(Path(data_dir) / split)
     store.check_fingerprint(text.fingerprint)
+    if Ranks.from_environment().is_main:
+        store.verify()  # a second a gigabyte; nothing else would show that other text is trained on
     return store
 
 

@@ -51,7 +51,7 @@ def check_budget(src_lengths: Lengths, tgt_lengths: Lengths, config: BatchConfig
         raise UserError(
             f"batch.max_tokens={config.max_tokens}: sentence pair {number} (counted from 0) alone has a side of "
             f"{longest} tokens, </s> included; set batch.max_tokens={longest} or more, or drop long pairs when "
-            "preprocessing (clean.max_length=)"
+            "preprocessing (clean.max_length= with clean.after_bpe=true)"
         )
 
 

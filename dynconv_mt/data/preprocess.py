@@ -54,8 +54,8 @@ class PreprocessConfig:
                 raise UserError(f"{option}={lang}: must be a language code such as en, the ending of its files")
         if self.src == self.tgt:
             raise UserError(f"src={self.src} tgt={self.tgt}: must differ, since they tell the two files apart")
-        if not self.out_dir:
-            raise UserError("out_dir=: must name the folder to make")
+        if Path(self.out_dir).name in ("", ".."):
+            raise UserError(f"out_dir={self.out_dir}: must name the folder to make")
         if self.workers < 0:
             raise UserError(f"workers={self.workers}: must be a number of processes, or 0 for one per core")
         if not self.prefixes("train"):

@@ -1,4 +1,4 @@
-"""The options `evaluate.*`: which scores, and how the text is treated for the tokenised ones."""
+"""The options of scoring: which scores, how the text is treated for the tokenised ones, which tests and breakdowns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dynconv_mt.text.config import Tokenization
 
 
 class Metric(StrEnum):
-    """Corpus scores. The first two take detokenised text as it is; the others treat both sides as `evaluate.*` says."""
+    """Corpus scores. The first three take detokenised text as it is; the others treat both sides as told."""
 
     sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a), cased
     chrf = "chrf"  # chrF2: F-score of character 6-grams, recall weighing twice
+    ter = "ter"  # translation edit rate, lower-cased; lower is better
     tokenized_bleu = "tokenized_bleu"  # BLEU of Moses tokens, cased, unsmoothed: multi-bleu.perl
     tokenized_bleu_lc = "tokenized_bleu_lc"  # the same, lower-cased
+    compound_split_bleu = "compound_split_bleu"  # the same, cased, with a-b as a ##AT##-##AT## b: WMT'14 En-De papers
 
 
 @dataclass
@@ -30,3 +32,57 @@ class EvaluateConfig:
         """Raise UserError where there is nothing to compute."""
         if not self.metrics:
             raise UserError(f"evaluate.metrics=[]: give at least one of {', '.join(Metric)}")
+
+
+@dataclass
+class SignificanceConfig:
+    """Is a difference more than chance? sacreBLEU's paired tests, on every score of every pair of systems."""
+
+    samples: int = 1000  # paired bootstrap: test sets drawn with replacement; 0: no test and no confidence intervals
+    trials: int = 10000  # paired approximate randomisation: random exchanges of translations; 0: no test
+    seed: int = 12345  # of the random numbers of both
+
+    def check(self) -> None:
+        """Raise UserError for counts that cannot be."""
+        for name, least in (("samples", 0), ("trials", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"significance.{name}={getattr(self, name)}: must be at least {least}")
+
+
+@dataclass
+class BreakdownConfig:
+    """Where the classes begin into which sentences and words are sorted; the first class begins at 0."""
+
+    lengths: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50, 60])  # of sentences, in words
+    frequencies: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 100, 1000])  # of words: how often they occur
+
+    def check(self) -> None:
+        """Raise UserError for bounds that do not increase."""
+        for name in ("lengths", "frequencies"):
+            bounds = getattr(self, name)
+            if any(second <= first for first, second in zip([0, *bounds], bounds, strict=False)):
+                typed = f"breakdown.{name}=[{','.join(map(str, bounds))}]"
+                raise UserError(f"{typed}: must be whole numbers above 0, each larger than the one before")
+
+
+@dataclass
+class ReportConfig(EvaluateConfig):
+    """Everything that a report on several systems can be asked for."""
+
+    metrics: list[Metric] = field(default_factory=lambda: list(Metric))
+    significance: SignificanceConfig = field(default_factory=SignificanceConfig)
+    breakdown: BreakdownConfig = field(default_factory=BreakdownConfig)
+    workers: int = 0  # processes for TER, by far the slowest score; 0: one per core
+
+    def __post_init__(self) -> None:
+        """Raise UserError where there is nothing to compute, or twice the same."""
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            typed = f"metrics=[{','.join(self.metrics)}]"
+            raise UserError(f"{typed}: give at least one of {', '.join(Metric)}, and each once")
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot be."""
+        if self.workers < 0:
+            raise UserError(f"workers={self.workers}: must be at least 0")
+        self.significance.check()
+        self.breakdown.check()

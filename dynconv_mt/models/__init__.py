@@ -7,6 +7,7 @@ from dynconv_mt.lazy import lazy_exports
 if TYPE_CHECKING:
     from dynconv_mt.models.io import load_model as load_model
     from dynconv_mt.models.io import save_model as save_model
+    from dynconv_mt.models.language_model import LanguageModel as LanguageModel
     from dynconv_mt.models.mixers import register_mixer as register_mixer
     from dynconv_mt.models.presets import preset as preset
     from dynconv_mt.models.presets import register_preset as register_preset
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_exports(
     __name__,
     {
+        "LanguageModel": "language_model",
         "Seq2Seq": "seq2seq",
         "build_model": "seq2seq",
         "load_model": "io",

@@ -22,6 +22,7 @@ class Positions(StrEnum):
 
     sinusoidal = "sinusoidal"
     learned = "learned"
+    none = "none"
 
 
 class Tying(StrEnum):
@@ -61,12 +62,25 @@ def mixer_config(name: str) -> Callable[[type[C]], type[C]]:
     return enter
 
 
+def check_probabilities(section: str, config: Any, *names: str) -> None:
+    """Raise UserError, naming the option `section.name`, where a dropout probability of `config` is none."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 <= value < 1.0:
+            raise UserError(f"{section}.{name}={value}: a probability must be at least 0 and below 1")
+
+
 @mixer_config("attention")
 @dataclass
 class AttentionConfig(MixerConfig):
     """Multi-head self-attention (Vaswani et al., 2017)."""
 
     dropout: float = 0.0  # on the attention probabilities
+
+    def check(self, option: str, dim: int, layers: int) -> None:
+        """Raise UserError for heads that do not divide the channels or a dropout that is no probability."""
+        super().check(option, dim, layers)
+        check_probabilities(option, self, "dropout")
 
 
 @dataclass
@@ -81,8 +95,11 @@ class ConvConfig(MixerConfig):
     weight_dropout: float = 0.0  # DropConnect on the normalised taps, a probability
 
     def check(self, option: str, dim: int, layers: int) -> None:
-        """Raise UserError for a kernel list of the wrong length or heads that do not divide the channels."""
+        """Raise UserError for a kernel list of the wrong length, heads that do not divide the channels and the like."""
+        if self.conv_dim is not None and self.conv_dim < 1:
+            raise UserError(f"{option}.conv_dim={self.conv_dim}: must be at least 1, or null for the model's dim")
         super().check(option, self.conv_dim or dim, layers)
+        check_probabilities(option, self, "input_dropout", "weight_dropout")
         sizes = f"{option}.kernel_sizes={self.kernel_sizes}"
         if len(self.kernel_sizes) != layers:
             raise UserError(f"{sizes}: {len(self.kernel_sizes)} sizes for {layers} layers; give one size per layer")
@@ -104,11 +121,45 @@ class DynamicConvConfig(ConvConfig):
 
 @dataclass
 class StackConfig:
-    """A stack of equal layers: the encoder or the decoder."""
+    """A stack of equal layers: the encoder or the decoder. What is null here is as for the whole model."""
 
-    layers: int = 6  # layers of the stack
+    layers: int = 6  # layers of the stack; an encoder of 0: there is none, and the model is a language model
     ffn_dim: int = 2048  # width of the feed-forward sub-block
     mixer: MixerConfig = field(default_factory=AttentionConfig)
+    dim: int | None = None  # width of embeddings and layers; None: model.dim
+    norm: Norm | None = None  # where LayerNorm stands; None: model.norm
+    final_norm: bool | None = None  # one more LayerNorm after the last layer; None: with norm=pre only
+    positions: Positions | None = None  # position signal; None: model.positions
+    max_positions: int | None = None  # tokens, </s> included; None: model.max_positions
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack with nothing left open: what its modules are built from."""
+
+    name: str  # encoder or decoder
+    layers: int
+    ffn_dim: int
+    mixer: MixerConfig
+    dim: int
+    norm: Norm
+    final_norm: bool
+    positions: Positions
+    max_positions: int
+    vocab_size: int
+
+    def check(self) -> None:
+        """Raise UserError, naming the option, where the parts do not fit together."""
+        option = f"model.{self.name}"
+        if self.layers < 1:
+            raise UserError(f"{option}.layers={self.layers}: must be at least 1")
+        if self.ffn_dim < 1:
+            raise UserError(f"{option}.ffn_dim={self.ffn_dim}: must be at least 1")
+        if self.dim < 2 or self.dim % 2:
+            raise UserError(f"{option}.dim={self.dim}: must be even and at least 2 (half sines, half cosines)")
+        if self.max_positions < 1:
+            raise UserError(f"{option}.max_positions={self.max_positions}: must be at least 1")
+        self.mixer.check(f"{option}.mixer", self.dim, self.layers)
 
 
 @dataclass
@@ -129,25 +180,51 @@ class ModelConfig:
     src_vocab_size: int = 0  # types; 0: from the data
     tgt_vocab_size: int = 0  # types; 0: from the data
 
+    @property
+    def is_language_model(self) -> bool:
+        """Whether there is no encoder: the model predicts a text from its beginning alone."""
+        return self.encoder.layers == 0
+
+    def stack(self, name: str) -> Stack:
+        """Return the stack "encoder" or "decoder", with everything that its config leaves to the model filled in."""
+        own: StackConfig = getattr(self, name)
+        norm = self.norm if own.norm is None else own.norm
+        return Stack(
+            name=name,
+            layers=own.layers,
+            ffn_dim=own.ffn_dim,
+            mixer=own.mixer,
+            dim=self.dim if own.dim is None else own.dim,
+            norm=norm,
+            final_norm=norm is Norm.pre if own.final_norm is None else own.final_norm,
+            positions=self.positions if own.positions is None else own.positions,
+            max_positions=self.max_positions if own.max_positions is None else own.max_positions,
+            vocab_size=self.src_vocab_size if name == "encoder" else self.tgt_vocab_size,
+        )
+
     def check(self) -> None:
         """Raise UserError, naming the option, where the parts do not fit together."""
-        for option in ("dropout", "attention_dropout", "relu_dropout"):
-            value = getattr(self, option)
-            if not 0.0 <= value < 1.0:
-                raise UserError(f"model.{option}={value}: a probability must be at least 0 and below 1")
+        check_probabilities("model", self, "dropout", "attention_dropout", "relu_dropout")
         if self.dim < 2 or self.dim % 2:
             raise UserError(f"model.dim={self.dim}: must be even and at least 2 (half sines, half cosines)")
-        if self.cross_heads < 1 or self.dim % self.cross_heads:
-            raise UserError(f"model.cross_heads={self.cross_heads}: must divide model.dim={self.dim}")
+        self.stack("decoder").check()
+        if self.is_language_model:
+            self._check(self.tying is not Tying.all, "tying", "there is no source side to share with")
+            return
+        self.stack("encoder").check()
+        dims = self.stack("encoder").dim, self.stack("decoder").dim
+        self._check(self.cross_heads >= 1 and dims[1] % self.cross_heads == 0, "cross_heads", f"must divide {dims[1]}")
         if self.tying is Tying.all and self.src_vocab_size != self.tgt_vocab_size:
             raise UserError(
                 f"model.tying=all: needs one vocabulary for both sides, but they have {self.src_vocab_size} and "
                 f"{self.tgt_vocab_size} types; preprocess with bpe.joint=true, or choose model.tying=decoder"
             )
-        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if stack.layers < 1:
-                raise UserError(f"model.{side}.layers={stack.layers}: must be at least 1")
-            stack.mixer.check(f"model.{side}.mixer", self.dim, stack.layers)
+        same = "needs one width for both sides; choose decoder"
+        self._check(self.tying is not Tying.all or dims[0] == dims[1], "tying", same)
+
+    def _check(self, holds: bool, name: str, rule: str) -> None:
+        if not holds:
+            raise UserError(f"model.{name}={getattr(self, name)}: {rule}")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -163,8 +240,7 @@ def config_from_dict(data: dict[str, Any]) -> ModelConfig:
     """Return the ModelConfig whose JSON form is `data`. Raises UserError for an unknown mixer or field."""
     data = dict(data)
     stacks = {side: _stack_from_dict(data.pop(side)) for side in ("encoder", "decoder")}
-    enums = {name: kind(data.pop(name)) for name, kind in (("norm", Norm), ("tying", Tying), ("positions", Positions))}
-    return _construct(ModelConfig, {**data, **stacks, **enums})
+    return _construct(ModelConfig, {**data, **stacks, **_enums(data)})
 
 
 def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
@@ -175,7 +251,17 @@ def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
             f"config.json: this model uses the token mixer {name!r}, and only {', '.join(sorted(MIXER_CONFIGS))} are "
             "registered; import the package that defines it (DYNCONV_MT_PLUGINS=package)"
         )
-    return _construct(StackConfig, {**data, "mixer": _construct(MIXER_CONFIGS[name], mixer)})
+    return _construct(StackConfig, {**data, **_enums(data), "mixer": _construct(MIXER_CONFIGS[name], mixer)})
+
+
+def _enums(data: dict[str, Any]) -> dict[str, Any]:
+    """The values of `data` that are members of enums, as such."""
+    kinds = {"norm": Norm, "tying": Tying, "positions": Positions}
+    given = {name: kind for name, kind in kinds.items() if data.get(name) is not None}
+    try:
+        return {name: kind(data[name]) for name, kind in given.items()}
+    except ValueError as error:
+        raise UserError(f"config.json: {error}; was it written by a newer version?") from None
 
 
 def _construct(config_type: type[T], values: dict[str, Any]) -> T:

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dynconv_mt.models.config import ModelConfig, Positions
+from dynconv_mt.models.config import Positions, Stack
+from dynconv_mt.models.dropout import Dropout
 
 PAD = 1
 FIRST_POSITION = PAD + 1
@@ -27,15 +28,15 @@ def sinusoids(num_positions: int, dim: int) -> Tensor:
 class PositionTable(nn.Module):
     """Position vectors, fixed sinusoids or learned; right-padded input, so position is the index plus 2."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, stack: Stack) -> None:
         super().__init__()
-        self.max_positions = config.max_positions
-        num_rows = config.max_positions + FIRST_POSITION
+        self.max_positions = stack.max_positions
+        num_rows = stack.max_positions + FIRST_POSITION
         self.weight: Tensor
-        if config.positions is Positions.learned:
-            self.weight = nn.Parameter(torch.empty(num_rows, config.dim))
+        if stack.positions is Positions.learned:
+            self.weight = nn.Parameter(torch.empty(num_rows, stack.dim))
         else:
-            self.register_buffer("weight", sinusoids(num_rows, config.dim), persistent=False)
+            self.register_buffer("weight", sinusoids(num_rows, stack.dim), persistent=False)
 
     def forward(self, start: int, length: int) -> Tensor:
         """Return the vectors (length, D) of positions start … start + length - 1, counted from 0."""
@@ -54,16 +55,19 @@ class OutputLayer(nn.Linear):
 
 
 class Embedding(nn.Module):
-    """dropout(√D · token vector + position vector)."""
+    """dropout(√D · token vector + position vector, if there are any)."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, stack: Stack, dropout: float) -> None:
         super().__init__()
-        self.scale = math.sqrt(config.dim)
-        self.tokens = nn.Embedding(vocab_size, config.dim, padding_idx=PAD)
-        self.positions = PositionTable(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.scale = math.sqrt(stack.dim)
+        self.tokens = nn.Embedding(stack.vocab_size, stack.dim, padding_idx=PAD)
+        self.positions = None if stack.positions is Positions.none else PositionTable(stack)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         """Map ids (..., T) to (..., T, D); the first of the T has position `start`, counted from 0."""
-        x: Tensor = self.dropout(self.scale * self.tokens(ids) + self.positions(start, ids.shape[-1]))
-        return x
+        x: Tensor = self.scale * self.tokens(ids)
+        if self.positions is not None:
+            x = x + self.positions(start, ids.shape[-1])
+        y: Tensor = self.dropout(x)
+        return y

@@ -15,7 +15,7 @@ from safetensors.torch import save_model as save_weights
 import dynconv_mt
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
-from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.models.seq2seq import Model, new_model
 
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text"
 FORMAT = 1
@@ -29,7 +29,7 @@ class SavesItself(Protocol):
 
 
 def save_model(
-    folder: Path, model: Seq2Seq, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
+    folder: Path, model: Model, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write a model directory into `folder`, which is made if need be.
 
@@ -71,9 +71,9 @@ def read_config(folder: Path) -> ModelConfig:
     return config_from_dict(read_config_file(folder)["model"])
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> Seq2Seq:
+def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
-    model = Seq2Seq(read_config(folder))
+    model = new_model(read_config(folder))
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")

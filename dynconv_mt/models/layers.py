@@ -1,6 +1,6 @@
 """The layer that all architectures share: token mixer, cross-attention (decoder) and feed-forward sub-blocks.
 
-Shapes: B sentences, W beam slots, T target and S source positions, N new positions, D model width.
+Shapes: B sentences, W beam slots, T target and S source positions, N new positions, D width of the stack.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv_mt.models.config import ModelConfig, Norm, StackConfig
+from dynconv_mt.models.config import ModelConfig, Norm, Stack
+from dynconv_mt.models.dropout import Dropout
 from dynconv_mt.models.mixers import MixerSlot, MixerState, Padding, build_mixer
 from dynconv_mt.models.mixers.attention import CrossAttention, CrossState
 
@@ -19,11 +20,11 @@ from dynconv_mt.models.mixers.attention import CrossAttention, CrossState
 class Residual(nn.Module):
     """The frame around a sub-block: x + dropout(f(x)), with one LayerNorm before f or after the sum."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, stack: Stack, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.is_pre = config.norm is Norm.pre
+        self.norm = nn.LayerNorm(stack.dim)
+        self.dropout = Dropout(dropout)
+        self.is_pre = stack.norm is Norm.pre
 
     def forward(self, x: Tensor, sub_block: Callable[[Tensor], Tensor]) -> Tensor:
         """Map (..., D) to (..., D)."""
@@ -40,7 +41,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
         self.input = nn.Linear(dim, ffn_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = nn.Linear(ffn_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,12 +53,12 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Token mixer over the whole sentence, then feed-forward."""
 
-    def __init__(self, config: ModelConfig, stack: StackConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, stack: Stack, layer: int) -> None:
         super().__init__()
-        self.mixer = build_mixer(stack.mixer, MixerSlot(config.dim, layer, causal=False))
-        self.mixer_residual = Residual(config)
-        self.ffn = FeedForward(config.dim, stack.ffn_dim, config.relu_dropout)
-        self.ffn_residual = Residual(config)
+        self.mixer = build_mixer(stack.mixer, MixerSlot(stack.dim, layer, causal=False))
+        self.mixer_residual = Residual(stack, config.dropout)
+        self.ffn = FeedForward(stack.dim, stack.ffn_dim, config.relu_dropout)
+        self.ffn_residual = Residual(stack, config.dropout)
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         """Map (B, S, D) to (B, S, D)."""
@@ -66,46 +67,61 @@ class EncoderLayer(nn.Module):
         return x
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What the encoder hands to the decoder."""
+
+    hidden: Tensor  # (B, S, width of the encoder)
+    padding: Padding
+
+
 @dataclass
 class LayerState:
     """What one decoder layer remembers between decoding steps."""
 
     mixer: MixerState
-    cross: CrossState
+    cross: CrossState | None  # None in a language model
 
     def select(self, sentences: Tensor) -> None:
         """Keep these sentences (B',)."""
         self.mixer.select(sentences)
-        self.cross.select(sentences)
+        if self.cross is not None:
+            self.cross.select(sentences)
 
 
 class DecoderLayer(nn.Module):
-    """Causal token mixer, attention over the encoder's output, then feed-forward."""
+    """Causal token mixer, attention over the encoder's output (none in a language model), then feed-forward."""
 
-    def __init__(self, config: ModelConfig, stack: StackConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, stack: Stack, layer: int) -> None:
         super().__init__()
-        self.mixer = build_mixer(stack.mixer, MixerSlot(config.dim, layer, causal=True))
-        self.mixer_residual = Residual(config)
-        self.cross = CrossAttention(config.dim, config.cross_heads, config.attention_dropout)
-        self.cross_residual = Residual(config)
-        self.ffn = FeedForward(config.dim, stack.ffn_dim, config.relu_dropout)
-        self.ffn_residual = Residual(config)
+        self.mixer = build_mixer(stack.mixer, MixerSlot(stack.dim, layer, causal=True))
+        self.mixer_residual = Residual(stack, config.dropout)
+        if not config.is_language_model:
+            memory_dim = config.stack("encoder").dim
+            self.cross = CrossAttention(stack.dim, memory_dim, config.cross_heads, config.attention_dropout)
+            self.cross_residual = Residual(stack, config.dropout)
+        self.ffn = FeedForward(stack.dim, stack.ffn_dim, config.relu_dropout)
+        self.ffn_residual = Residual(stack, config.dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, padding: Padding) -> Tensor:
-        """Map (B, T, D) to (B, T, D), given the encoder's output (B, S, D) and its padding."""
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        """Map (B, T, D) to (B, T, D), given the encoder's output."""
         x = self.mixer_residual(x, self.mixer)
-        x = self.cross_residual(x, lambda h: self.cross(h, self.cross.start(memory, padding)))
+        if memory is not None:
+            state = self.cross.start(memory.hidden, memory.padding)
+            x = self.cross_residual(x, lambda h: self.cross(h, state))
         x = self.ffn_residual(x, self.ffn)
         return x
 
-    def start(self, memory: Tensor, padding: Padding, beam: int, max_length: int) -> LayerState:
-        """Return the state before the first token."""
-        return LayerState(self.mixer.start(memory, beam, max_length), self.cross.start(memory, padding))
+    def start(self, memory: Memory | None, like: Tensor, beam: int, max_length: int) -> LayerState:
+        """Return the state before the first token; `like` as for `TokenMixer.start`."""
+        cross = None if memory is None else self.cross.start(memory.hidden, memory.padding)
+        return LayerState(self.mixer.start(like, beam, max_length), cross)
 
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """Map N new positions (B, W, N, D) to (B, W, N, D). The beam folds into the queries of cross-attention."""
-        slots = x.shape[1:3]  # W, N
+        slots, cross = x.shape[1:3], state.cross  # W, N
         x = self.mixer_residual(x, lambda h: self.mixer.step(h, state.mixer))
-        x = self.cross_residual(x, lambda h: self.cross(h.flatten(1, 2), state.cross).unflatten(1, slots))
+        if cross is not None:
+            x = self.cross_residual(x, lambda h: self.cross(h.flatten(1, 2), cross).unflatten(1, slots))
         x = self.ffn_residual(x, self.ffn)
         return x

@@ -14,6 +14,7 @@ from dynconv_mt.models.config import (
     LightConvConfig,
     MixerConfig,
     ModelConfig,
+    Norm,
     StackConfig,
     Tying,
 )
@@ -41,7 +42,7 @@ def preset(name: str) -> ModelConfig:
     """Return a fresh config of a named architecture. Raises UserError with the right names for a wrong one."""
     if name not in _PRESETS:
         near = difflib.get_close_matches(name, _PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"model={name}: no such architecture{hint} Known: {', '.join(preset_names())}")
     return _PRESETS[name]()
 
@@ -67,6 +68,11 @@ class Size:
 SEVEN, SIX = (3, 7, 15, 31, 31, 31, 31), (3, 7, 15, 31, 31, 31)
 BASE = Size(512, 2048, 8, SEVEN, SIX, 6, True, 0.1, input_dropout=0.1)
 BIG = Size(1024, 4096, 16, SEVEN, SIX, 6, True, 0.3, 0.1, 0.1, input_dropout=0.1)
+LM = Size(512, 2048, 8, (), SIX, 0, True, 0.1, input_dropout=0.1, tying=Tying.none)
+LANGUAGE_MODELS = {
+    "lm": LM,
+    "lm_gbw": replace(LM, ffn_dim=4096, heads=16, weight_dropout=0.1),
+}
 SIZES = {
     "tiny": Size(128, 256, 4, (3, 7, 15, 31), (3, 7, 15, 31), 4, True, 0.3),
     "iwslt_de_en": Size(512, 1024, 4, SEVEN, SIX, 6, False, 0.3, 0.1, 0.1, tying=Tying.none),
@@ -108,7 +114,17 @@ def _convolution(size: Size, config_type: type[ConvConfig]) -> ModelConfig:
     return _model(size, encoder, decoder, (len(size.kernels), len(size.decoder_kernels)))
 
 
+def _language_model(size: Size, config_type: type[ConvConfig]) -> ModelConfig:
+    """A decoder that normalises before its sub-blocks, but not after the last one."""
+    model = replace(_convolution(size, config_type), norm=Norm.pre)
+    model.decoder.final_norm = False
+    return model
+
+
 def _register_sizes() -> None:
+    for size_name, size in LANGUAGE_MODELS.items():
+        register_preset(f"lightconv_{size_name}")(lambda size=size: _language_model(size, LightConvConfig))  # type: ignore[misc]
+        register_preset(f"dynamicconv_{size_name}")(lambda size=size: _language_model(size, DynamicConvConfig))  # type: ignore[misc]
     for size_name, size in SIZES.items():
         register_preset(f"transformer_{size_name}")(lambda size=size: _transformer(size))  # type: ignore[misc]
         register_preset(f"lightconv_{size_name}")(lambda size=size: _convolution(size, LightConvConfig))  # type: ignore[misc]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.seq2seq import DecoderState, Seq2Seq
+from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.models.stacks import DecoderState
 from dynconv_mt.search.config import SearchConfig
 
 
@@ -61,7 +62,7 @@ def check_models(models: Sequence[Seq2Seq]) -> None:
 
 def max_decoder_length(models: Sequence[Seq2Seq]) -> int:
     """Return the most tokens before </s> that all models have positions for."""
-    return min(model.config.max_positions for model in models) - 1
+    return min(model.config.stack("decoder").max_positions for model in models) - 1
 
 
 @dataclass

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dynconv_mt.text.moses import LineTokenizer as LineTokenizer
     from dynconv_mt.text.pipeline import TextPipeline as TextPipeline
     from dynconv_mt.text.subword import Subword as Subword
+    from dynconv_mt.text.subword_nmt import SubwordNmtBpe as SubwordNmtBpe
 
 _EXPORTS = {
     "BpeConfig": "config",
@@ -25,6 +26,7 @@ _EXPORTS = {
     "LineTokenizer": "moses",
     "SentencePieceBpe": "bpe",
     "Subword": "subword",
+    "SubwordNmtBpe": "subword_nmt",
     "TextConfig": "config",
     "TextPipeline": "pipeline",
     "Tokenization": "config",

@@ -53,24 +53,35 @@ def open_text(path: Path) -> IO[bytes]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file without their line ends.
+def decode_lines(stream: IO[bytes], name: Path | str) -> Iterator[str]:
+    """Yield the lines of a stream of UTF-8, as they come, without their line ends.
 
     Only a line feed ends a line (a carriage return before it is dropped), so that line numbers are those of `wc -l`
-    whatever characters a line contains. A byte order mark at the start of the file is dropped.
+    whatever characters a line contains. A byte order mark at the start is dropped.
+    Raises UserError naming the stream and the line for text that is not UTF-8.
+    """
+    for number, raw in enumerate(stream, start=1):
+        try:
+            line = raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
+                f"{error.start + 1} of the line); convert the file, for example with iconv"
+            ) from None
+        yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file, plain or gzip, as `decode_lines` does.
+
     Raises UserError naming file and line for text that is not UTF-8, and for a damaged gzip file.
     """
     number = 0
     with open_text(path) as file:
         try:
-            for number, raw in enumerate(file, start=1):
-                line = raw.decode("utf-8").rstrip("\r\n")
-                yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
-                f"{error.start + 1} of the line); convert the file, for example with iconv"
-            ) from None
+            for line in decode_lines(file, path):
+                number += 1
+                yield line
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}, after line {number}: damaged gzip file ({error})") from None
 
@@ -108,10 +119,19 @@ def read_pairs(prefixes: str | Sequence[str], src: str, tgt: str) -> Iterator[tu
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8."""
+    """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
+
+    A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
+    must not be replaced: it is written into.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

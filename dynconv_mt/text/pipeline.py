@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text import bpe  # noqa: F401  # registers its kind of subword model
+from dynconv_mt.text import bpe, subword_nmt  # noqa: F401  # register their kinds of subword models
 from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.text.corpus import write_file
 from dynconv_mt.text.moses import LineTokenizer

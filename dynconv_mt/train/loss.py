@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PAD = 1
+from dynconv_mt.text.vocab import PAD
 
 
 class LossSums(NamedTuple):

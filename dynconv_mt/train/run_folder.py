@@ -69,11 +69,10 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     """Return the options that may not differ and do, as `name=now (was then)`."""
     flat_old, flat_new = _flatten(old), _flatten(new)
     names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
-    missing = "unset"
-    return [
-        f"{name}={flat_new.get(name, missing)} (was {flat_old.get(name, missing)})"
+    return [  # what only one of the two versions knows is null in the other
+        f"{name}={flat_new.get(name)} (was {flat_old.get(name)})"
         for name in names
-        if flat_old.get(name, missing) != flat_new.get(name, missing)
+        if flat_old.get(name) != flat_new.get(name)
     ]
 
 

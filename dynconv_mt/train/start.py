@@ -9,6 +9,7 @@ from torch import nn
 
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.loader import Loader
+from dynconv_mt.data.plan import check_budget
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import SavesItself
@@ -33,6 +34,7 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
     for name, store in (("train", data.train), ("valid", data.valid)):
         if store is not None:
             _check_store(name, store, model)
+    check_budget(data.train.src_lengths, data.train.tgt_lengths, config.batch)
     if data.valid is None:
         message = "needs validation data, and there are none; preprocess with valid=, or choose checkpoint.final=last"
         require(config.checkpoint.final is not Final.best, "checkpoint.final", config.checkpoint.final, message)
@@ -67,9 +69,10 @@ def _check_store(name: str, store: TokenStore, model: Seq2Seq) -> None:
     if len(store) == 0:
         raise UserError(f"{store.folder}: the {name} data hold no sentence pair")
     longest = max(int(store.src_lengths.max()), int(store.tgt_lengths.max()))
-    limit = model.config.max_positions
+    limit = min(model.config.stack(side).max_positions for side in ("encoder", "decoder"))
     message = (
-        f"the longest {name} sentence has {longest} tokens, </s> included; set at least model.max_positions={longest}"
+        f"the longest {name} sentence has {longest} tokens, </s> included; set at least model.max_positions={longest}, "
+        "or drop long pairs when preprocessing (clean.max_length= with clean.after_bpe=true)"
     )
     require(longest <= limit, "model.max_positions", limit, message)
     for side, largest in (("src", store.src_max_id), ("tgt", store.tgt_max_id)):

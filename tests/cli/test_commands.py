@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from dynconv_mt import load_translator
+from dynconv_mt.cli.folders import read_raw_split
+from dynconv_mt.errors import UserError
 from dynconv_mt.search.config import SearchConfig
 
 from .conftest import TINY, call, train_arguments
@@ -68,8 +70,7 @@ def test_bad_training_options_leave_nothing(
     changes = [change.format(data=data, corpus=corpus, new=new) for change in changes]
     assert call("train", *train_arguments(data, trained), *changes) == 2
     assert words in capsys.readouterr().err
-    assert not (new / "model").exists()
-    assert not (new / "config.json").exists()
+    assert not new.exists()
 
 
 def test_a_data_folder_put_together_from_two_is_refused(
@@ -83,6 +84,20 @@ def test_a_data_folder_put_together_from_two_is_refused(
     shutil.copytree(data / "train", other / "train")
     assert call("train", *TINY, f"data_dir={other}", f"out_dir={tmp_path}/run", "train.max_updates=1") == 2
     assert "another vocabulary" in capsys.readouterr().err
+
+
+def test_altered_data_are_noticed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    altered = tmp_path / "data"
+    shutil.copytree(data, altered)
+    shard = altered / "train" / "shard_00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert call("train", *TINY, f"data_dir={altered}", f"out_dir={tmp_path}/run", "train.max_updates=1") == 2
+    assert "shard_00000.safetensors: was altered" in capsys.readouterr().err
+    (altered / "test" / "raw.en").write_text("one line\n")
+    with pytest.raises(UserError, match=r"raw\.en: has 1 lines where"):
+        read_raw_split(str(altered), "test")
 
 
 def test_lines_come_out_as_they_went_in(
@@ -125,6 +140,11 @@ def test_standard_input_and_named_pipes_are_read(
     assert call("generate", f"model_dir={trained}", f"input={pipe}", *FAST) == 0
     writer.join()
     assert capsys.readouterr().out == translated
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text)))
+    monkeypatch.chdir(tmp_path)
+    assert call("generate", f"model_dir={trained.absolute()}", "input=-", "output=-", *FAST) == 0
+    assert capsys.readouterr().out == translated
+    assert not (tmp_path / "-").exists()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
     assert call("interactive", f"model_dir={trained}", *FAST) == 0
     assert capsys.readouterr().out == translated
@@ -224,6 +244,8 @@ def test_averages_are_models(trained: Path, tmp_path: Path, capsys: pytest.Captu
         (["inputs={run}", "last=2", "out_dir={run}"], "holds other files"),
         (["inputs={run}", "last=2", "out_dir={run}/model"], "overwrite=true"),
         (["inputs={run}", "last=-1", "out_dir={new}"], "last=-1"),
+        (["inputs=null", "last=2", "out_dir={new}"], "there are 0"),
+        (["inputs={run}", "last=2", "out_dir=."], "out_dir=.: name a folder to make"),
     ],
 )
 def test_bad_averages_are_refused(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -59,6 +60,10 @@ def test_exceptions_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "dc-test: error: x=1: must be 2\n"
     assert raising(PermissionError(13, "Permission denied", "/x")) == 2
     assert capsys.readouterr().err == "dc-test: error: /x: Permission denied\n"
+    assert raising(OSError(errno.EROFS, "Read-only file system", "/x")) == 2
+    assert capsys.readouterr().err == "dc-test: error: /x: Read-only file system\n"
+    assert raising(OSError(errno.ENOSPC, "No space left on device")) == 2
+    assert capsys.readouterr().err == "dc-test: error: No space left on device\n"
     assert raising(KeyboardInterrupt()) == 128 + signal.SIGINT
     assert "Traceback" not in capsys.readouterr().err
     assert raising(RuntimeError("oh")) == 1

@@ -48,6 +48,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"workers": -1}, r"workers=-1: must be"),
     ({"train": []}, r"train=\[\]: must name"),
     ({"out_dir": ""}, r"out_dir=: must name"),
+    ({"out_dir": "."}, r"out_dir=\.: must name"),
+    ({"out_dir": "a/.."}, r"out_dir=a/\.\.: must name"),
     ({"clean": CleanConfig(ratio=0)}, r"clean\.ratio=0"),
     ({"bpe": BpeConfig(vocab_size=3)}, r"bpe\.vocab_size=3"),
     ({"bpe": BpeConfig(vocab_size=5000)}, r"bpe\.vocab_size=5000: .* largest possible value for it is \d+"),

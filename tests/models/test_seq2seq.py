@@ -8,6 +8,7 @@ import torch
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import (
+    AttentionConfig,
     DynamicConvConfig,
     LightConvConfig,
     ModelConfig,
@@ -20,7 +21,7 @@ from dynconv_mt.models.config import (
 )
 from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
 from dynconv_mt.models.presets import preset, preset_names
-from dynconv_mt.models.seq2seq import Seq2Seq, build_model
+from dynconv_mt.models.seq2seq import Seq2Seq, build_model, new_model
 
 LENGTHS = torch.tensor([6, 3, 1])
 SRC = torch.randint(4, 40, (3, 6)).masked_fill(torch.arange(6) >= LENGTHS[:, None], 1)
@@ -48,13 +49,21 @@ CONFIGS = {
     "dynamicconv": small("dynamicconv"),
     "mixed": MIXED,
     "decoder_tied_prenorm": small("dynamicconv", norm=Norm.pre, tying=Tying.decoder),
+    "sides_apart": replace(
+        MIXED,
+        encoder=StackConfig(1, 64, AttentionConfig(4), dim=48, norm=Norm.post, positions=Positions.none),
+        decoder=StackConfig(2, 48, AttentionConfig(4), final_norm=False, max_positions=7),
+        tying=Tying.decoder,
+    ),
 }
 
 
 @pytest.fixture(params=CONFIGS)
 def model(request: pytest.FixtureRequest) -> Seq2Seq:
     torch.manual_seed(0)
-    return build_model(CONFIGS[request.param]).eval()
+    model = build_model(CONFIGS[request.param])
+    assert isinstance(model, Seq2Seq)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -97,6 +106,7 @@ def test_saved_and_loaded_it_is_the_same(model: Seq2Seq, tmp_path: Path) -> None
 
 def test_every_weight_is_initialised_and_gets_a_gradient() -> None:
     model = build_model(MIXED)
+    assert isinstance(model, Seq2Seq)
     model(SRC, LENGTHS, PREV).sum().backward()
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter).all(), name
@@ -110,7 +120,7 @@ def test_presets_fit_together_and_survive_json(name: str) -> None:
     config.check()
     assert config_from_dict(config_to_dict(config)) == config
     with torch.device("meta"):
-        Seq2Seq(config)
+        new_model(config)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +136,29 @@ def test_presets_fit_together_and_survive_json(name: str) -> None:
         ),
         ({"decoder": StackConfig(1, 8, LightConvConfig(5, [3]))}, "model.decoder.mixer.heads=5"),
         ({"src_vocab_size": 0, "tgt_vocab_size": 0}, "src_vocab_size=0"),
+        ({"decoder": StackConfig(2, 8, AttentionConfig(2), dim=64)}, "model.tying=all: needs one width"),
+        ({"encoder": StackConfig(2, 8, AttentionConfig(2), dim=7)}, "model.encoder.dim=7"),
+        ({"encoder": StackConfig(0)}, "model.tying=all: there is no source side"),
+        ({"decoder": StackConfig(0)}, "model.decoder.layers=0"),
+        ({"encoder": StackConfig(1, 0, LightConvConfig(4, [3]))}, "model.encoder.ffn_dim=0"),
+        ({"encoder": StackConfig(1, 8, LightConvConfig(4, [3], conv_dim=-4))}, "model.encoder.mixer.conv_dim=-4"),
+        ({"encoder": StackConfig(1, 8, LightConvConfig(4, [3], weight_dropout=1.0))}, "mixer.weight_dropout=1.0"),
+        ({"decoder": StackConfig(1, 8, LightConvConfig(4, [3], input_dropout=-1.0))}, "mixer.input_dropout=-1.0"),
+        ({"decoder": StackConfig(1, 8, AttentionConfig(2, 2.0))}, "model.decoder.mixer.dropout=2.0"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_model(small("dynamicconv", **change))
+
+
+def test_config_files_of_before_a_side_had_options_of_its_own_can_be_read() -> None:
+    data = config_to_dict(MIXED)
+    for side in ("encoder", "decoder"):
+        data[side] = {name: data[side][name] for name in ("layers", "ffn_dim", "mixer")}
+    assert config_from_dict(data) == MIXED
+    with pytest.raises(UserError, match=r"config\.json: 'rotary' is not a valid Positions"):
+        config_from_dict({**data, "positions": "rotary"})
 
 
 def test_a_wrong_architecture_gets_the_list() -> None:

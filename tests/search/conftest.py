@@ -19,6 +19,7 @@ def sharp_model(name: str, seed: int = 1) -> Seq2Seq:
     """Return a small model of an architecture whose distributions are far from flat."""
     torch.manual_seed(seed)
     model = build_model(replace(preset(name), src_vocab_size=12, tgt_vocab_size=12))
+    assert isinstance(model, Seq2Seq)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from parity_weights import parity_model
 
+from dynconv_mt.convert import convert_model
+from dynconv_mt.models import Seq2Seq, build_model
 from dynconv_mt.search import SearchConfig, beam_search
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
 FILES = sorted(PARITY.glob("beam*.pt"))
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no fixtures in {PARITY}")
+
+
+def parity_model(fixture: dict[str, Any]) -> Seq2Seq:
+    """The model of a fixture, in evaluation mode."""
+    config, weights = convert_model(fixture["args"], fixture["state_dict"])
+    model = build_model(config)
+    assert isinstance(model, Seq2Seq)
+    model.load_state_dict(weights, strict=True)
+    return model.eval()
 
 
 def search_config(cfg: dict[str, Any], padded_length: int) -> SearchConfig:

@@ -1,6 +1,8 @@
 """Reading parallel text: line ends, gzip, and every way in which files can be wrong."""
 
 import gzip
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_file(tmp_path / "a", "\ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == "ä".encode()
+
+
+def test_links_stay_links_and_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    write_file(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+    pipe, received = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    write_file(pipe, "through")
+    reader.join()
+    assert received == [b"through"]
+    assert pipe.is_fifo()

@@ -48,7 +48,9 @@ def new_model() -> Callable[..., Seq2Seq]:
         config = ModelConfig(
             16, stack, stack, 2, dropout, dropout, max_positions=32, src_vocab_size=VOCAB, tgt_vocab_size=VOCAB
         )
-        return build_model(config)
+        model = build_model(config)
+        assert isinstance(model, Seq2Seq)
+        return model
 
     return build
 

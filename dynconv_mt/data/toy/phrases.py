@@ -76,7 +76,7 @@ def noun_phrase(
         negative = noun_phrase(noun, NO, plural=plural, adjective=adjective)
     return Phrase(
         english=text,
-        german={case: _german(noun, determiner, case, gender, adjective, count) for case in Case},
+        german={case: _german(noun, determiner, case, gender, adjective=adjective, count=count) for case in Case},
         kind=noun.kind,
         gender=gender,
         pronoun="they" if plural else noun.pronoun,
@@ -85,7 +85,7 @@ def noun_phrase(
 
 
 def _german(
-    noun: Noun, determiner: Determiner, case: Case, gender: str, adjective: Adjective | None, count: int
+    noun: Noun, determiner: Determiner, case: Case, gender: str, *, adjective: Adjective | None, count: int
 ) -> str:
     words = [determiner.german + determiner.endings[case, gender]] if determiner.endings else []
     words += [german.number(count)] if count else []

@@ -86,7 +86,7 @@ class SelfAttention(TokenMixer):
 
     def start(self, like: Tensor, beam: int, max_length: int) -> AttentionState:
         """Return an empty cache for `max_length` positions."""
-        shape = (like.shape[0], beam, max_length, like.shape[-1])
+        shape = (like.shape[0], beam, max_length, self.output.in_features)
         return AttentionState(like.new_zeros(shape), like.new_zeros(shape))
 
     def step(self, x: Tensor, state: AttentionState) -> Tensor:
@@ -121,11 +121,12 @@ class CrossState:
 class CrossAttention(nn.Module):
     """The decoder's attention over the encoder's output."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, memory_dim: int, heads: int, dropout: float) -> None:
+        """`memory_dim` is the width of the encoder's output, `dim` that of the decoder."""
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(dim, dim)
-        self.memory = nn.Linear(dim, 2 * dim)  # keys, values
+        self.memory = nn.Linear(memory_dim, 2 * dim)  # keys, values
         self.output = nn.Linear(dim, dim)
 
     def initialise(self) -> None:
@@ -134,7 +135,7 @@ class CrossAttention(nn.Module):
             nn.init.xavier_uniform_(weight, gain=2**-0.5)
 
     def start(self, memory: Tensor, padding: Padding) -> CrossState:
-        """Project the encoder's output (B, S, D) to keys and values."""
+        """Project the encoder's output (B, S, memory_dim) to keys and values."""
         keys, values = self.memory(memory).chunk(2, dim=-1)
         return CrossState(split_heads(keys, self.heads), split_heads(values, self.heads), padding.mask)
 

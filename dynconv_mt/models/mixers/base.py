@@ -61,7 +61,7 @@ class TokenMixer(nn.Module):
 
     @abstractmethod
     def start(self, like: Tensor, beam: int, max_length: int) -> MixerState:
-        """Return the state before the first token, for B sentences and dtype and device of `like` (B, ..., D).
+        """Return the state before the first token, for B sentences and dtype and device of `like` (B, ...).
 
         `beam`: beam slots to make room for; `max_length`: positions that will be fed at most. Causal slots only.
         """

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynconv_mt.models.config import ConvConfig, DynamicConvConfig, LightConvConfig
+from dynconv_mt.models.dropout import Dropout
 from dynconv_mt.models.mixers.base import MixerSlot, Padding, TokenMixer, register_mixer
 from dynconv_mt.ops.decoding import ConvState, dynamic_conv_step, light_conv_step
 from dynconv_mt.ops.functional import dynamic_conv, light_conv
@@ -27,7 +28,7 @@ class ConvMixer(TokenMixer):
         self.kernel_size = config.kernel_sizes[slot.layer]
         self.padding_left = self.kernel_size - 1 if slot.causal else self.kernel_size // 2
         self.weight_dropout, self.has_glu = config.weight_dropout, config.glu
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = Dropout(config.input_dropout)
         self.input = nn.Linear(slot.dim, (2 if config.glu else 1) * self.conv_dim)
         self.output = nn.Linear(self.conv_dim, slot.dim)
 

@@ -1,0 +1,114 @@
+"""`dc-evaluate`: score translations, compare systems, say where they differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dynconv_mt
+from dynconv_mt.cli.jobs import STDIO, EvaluateJob, as_list
+from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
+from dynconv_mt.errors import UserError
+from dynconv_mt.evaluate.comet import CometMeasure, check_comet
+from dynconv_mt.evaluate.plot import FORMATS, draw_report
+from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
+from dynconv_mt.evaluate.table import report_text
+from dynconv_mt.text.config import Tokenization
+from dynconv_mt.text.corpus import read_lines, write_file
+
+_LANG = re.compile(r"\.([a-z]{2})(\.gz)?$")
+_GENERAL = "en"  # where the language is not known; only abbreviations and a few signs depend on it
+
+
+def run(job: EvaluateJob) -> int:
+    """Read everything, compute everything, then print and write."""
+    _check_files(job)
+    if job.comet_model is not None:
+        check_comet(job.comet_model, job.source is not None)
+    texts = _read(job)
+    more = [CometMeasure(job.comet_model, texts.source, texts.references)] if job.comet_model is not None else []
+    report = evaluate_systems(texts, job, train=_train_lines(job), more=more)
+    picture = draw_report(report, Path(job.plot).suffix) if job.plot is not None else None
+    use_utf8()
+    print(report_text(report), end="")
+    if job.output is not None:
+        write_file(Path(job.output), _as_json(job, report))
+    if job.plot is not None and picture is not None:
+        write_file(Path(job.plot), picture)
+    return 0
+
+
+def _check_files(job: EvaluateJob) -> None:
+    """Raise UserError where results could not be written, or would replace what they are computed from."""
+    read = {Path(name).resolve() for name in job.inputs if name != STDIO}
+    for option in ("output", "plot"):
+        name = getattr(job, option)
+        check_writable(option, name)
+        if name is not None and Path(name).resolve() in read:
+            raise UserError(f"{option}={name}: is one of the files to read; name another file to write")
+    if job.plot is not None and Path(job.plot).suffix not in FORMATS:
+        raise UserError(f"plot={job.plot}: must end in {', '.join(FORMATS)}")
+    for name in as_list(job.train):
+        if not Path(name).is_file():
+            raise UserError(f"train={name}: no such file")
+
+
+def _read(job: EvaluateJob) -> Texts:
+    """All texts, each with as many lines as the first reference."""
+    first = as_list(job.reference)[0]
+    expected = read_input("reference", first)
+
+    def read(option: str, name: str) -> list[str]:
+        lines = read_input(option, name)
+        if len(lines) != len(expected):
+            raise UserError(
+                f"{option}={name}: has {len(lines)} lines, and reference={first} has {len(expected)}; line i of one "
+                "must belong to line i of the other"
+            )
+        return lines
+
+    references = [expected, *(read("reference", name) for name in as_list(job.reference)[1:])]
+    files = as_list(job.hypotheses)
+    systems = {name: read("hypotheses", file) for name, file in zip(_names(job, files), files, strict=True)}
+    source = read("source", job.source) if job.source is not None else None
+    return Texts(systems, references, _lang(job), source)
+
+
+def _names(job: EvaluateJob, files: Sequence[str]) -> list[str]:
+    """What the systems are called: as asked for, or by their files' names, with folders where those do not differ."""
+    names = as_list(job.names) or [Path(file).name for file in files]
+    return names if len(set(names)) == len(names) else list(files)
+
+
+def _lang(job: EvaluateJob) -> str:
+    """The language of the translations: as given, or by the ending of a reference's name."""
+    if job.lang is not None:
+        return job.lang
+    for name in as_list(job.reference):
+        found = _LANG.search(name)
+        if found:
+            return found[1]
+    if job.tokenization is not Tokenization.none:
+        print(
+            f"dc-evaluate: the name of the reference does not end in a language code such as .de, and lang= is not "
+            f"given: tokenised as {_GENERAL}",
+            file=sys.stderr,
+        )
+    return _GENERAL
+
+
+def _train_lines(job: EvaluateJob) -> Iterator[str] | None:
+    files = as_list(job.train)
+    return (line for file in files for line in read_lines(Path(file))) if files else None
+
+
+def _as_json(job: EvaluateJob, report: Report) -> str:
+    content = report.to_dict()
+    for system, file in zip(content["systems"], as_list(job.hypotheses), strict=True):
+        system["file"] = file
+    files = {"reference": as_list(job.reference), "source": job.source, "train": as_list(job.train)}
+    content = {"version": dynconv_mt.__version__, "files": files, **content}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,66 @@
+"""`dc-score`: how probable a model finds given translations."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynconv_mt.cli.jobs import ScoreJob, as_list
+from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
+from dynconv_mt.errors import UserError
+from dynconv_mt.text.corpus import write_file
+from dynconv_mt.translate import Scored, load_translator
+
+
+def run(job: ScoreJob) -> int:
+    """Score every pair of lines, write the scores, and print the summary where it does not mix with them."""
+    check_writable("output", job.output)
+    sources, targets = read_input("src", job.src), read_input("tgt", job.tgt)
+    if len(sources) != len(targets):
+        raise UserError(
+            f"tgt={job.tgt}: has {len(targets)} lines, and src={job.src} has {len(sources)}; line i of one must be the "
+            "translation of line i of the other"
+        )
+    translator = load_translator(
+        as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, batch=job.batch
+    )
+    scored = translator.score(sources, targets, progress=sys.stderr.isatty())
+    lines = "".join(f"{_to_json(each)}\n" for each in scored)
+    if job.output is None:
+        use_utf8()
+        print(lines, end="")
+    else:
+        write_file(Path(job.output), lines)
+    print(summary(scored), file=sys.stderr if job.output is None else sys.stdout)
+    return 0
+
+
+def summary(scored: Sequence[Scored]) -> str:
+    """Return the line that says how probable all targets are together; </s> counts as a token."""
+    num_tokens = sum(len(each.token_scores) for each in scored)
+    total = math.fsum(each.score for each in scored)
+    return (
+        f"{len(scored):,} sentences, {num_tokens:,} tokens: log-probability {total:.4f} nats, "
+        f"{total / num_tokens:.4f} a token, perplexity {_perplexity(total, num_tokens):.4f}"
+    )
+
+
+def _perplexity(total: float, num_tokens: int) -> float:
+    mean = -total / num_tokens
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def _to_json(scored: Scored) -> str:
+    perplexity = _perplexity(scored.score, len(scored.token_scores))
+    content = {
+        "source": scored.source,
+        "target": scored.target,
+        "score": scored.score,
+        "perplexity": perplexity if math.isfinite(perplexity) else None,
+        "pieces": [*scored.pieces, "</s>"],
+        "token_scores": list(scored.token_scores),
+    }
+    return json.dumps(content, ensure_ascii=False)

@@ -1,0 +1,248 @@
+"""fairseq's options and weights as ours: LightConv, DynamicConv and Transformer models, and its language models."""
+
+from __future__ import annotations
+
+import ast
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynconv_mt.convert.weights import check_complete, rename_weights
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import (
+    AttentionConfig,
+    DynamicConvConfig,
+    LightConvConfig,
+    MixerConfig,
+    ModelConfig,
+    Norm,
+    Positions,
+    StackConfig,
+    Tying,
+)
+from dynconv_mt.models.embedding import FIRST_POSITION
+from dynconv_mt.models.seq2seq import new_model
+
+FAMILIES = "LightConv, DynamicConv and Transformer translation models and the language models lightconv_lm"
+# Options under which a model computes something that ours do not: whatever is set here is refused
+_UNSUPPORTED = (
+    *("adaptive_softmax_cutoff", "adaptive_input", "character_embeddings", "char_inputs", "no_cross_attention"),
+    *("cross_self_attention", "layernorm_embedding", "no_scale_embedding", "encoder_layers_to_keep"),
+    *("decoder_layers_to_keep", "base_layers", "scale_attn", "scale_heads", "scale_fc", "scale_resids"),
+    *("encoder_xformers_att_config", "decoder_xformers_att_config"),
+)
+_CONVOLUTIONS = {"lightweight": LightConvConfig, "dynamic": DynamicConvConfig}
+_KERNEL_SIZES = {"encoder": [3, 7, 15, 31, 31, 31, 31], "decoder": [3, 7, 15, 31, 31, 31]}
+_LAYERS = {("encoder", "attention"): 6, ("encoder", "lightweight"): 7, ("encoder", "dynamic"): 7}
+_MAX_POSITIONS = 1024
+
+
+def convert_model(args: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the architecture and the fp32 weights, under our names, of a fairseq model.
+
+    args: its options, as in `vars(checkpoint["args"])` or `checkpoint["cfg"]["model"]`; what is absent has fairseq's
+    default. state_dict: its weights, as in `checkpoint["model"]`. `build_model(config)` loads the weights strictly.
+    Raises UserError for an architecture that is none of these, and for weights that do not match the options exactly.
+    """
+    options = _flatten(args)
+    weights = rename_weights(state_dict)
+    is_language_model = _check_family(options, weights)
+    reader = _Reader(options, weights, state_dict, is_language_model)
+    config = reader.model()
+    config.check()
+    _untie(config, weights)
+    with torch.device("meta"):
+        expected = new_model(config).state_dict()
+    check_complete(weights, expected)
+    return config, weights
+
+
+class _Reader:
+    """Reads a model's config off its options and, where these say nothing, off its weights."""
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        state_dict: Mapping[str, Tensor],
+        is_language_model: bool,
+    ) -> None:
+        self.options, self.weights, self.state_dict = options, weights, state_dict
+        self.is_language_model = is_language_model
+
+    def get(self, name: str, default: Any) -> Any:
+        """The value of an option; None means absent."""
+        value = self.options.get(name)
+        return default if value is None else value
+
+    def model(self) -> ModelConfig:
+        """The whole model."""
+        is_lm = self.is_language_model
+        return ModelConfig(
+            dim=self.dim("decoder"),
+            encoder=StackConfig(layers=0) if is_lm else self.stack("encoder"),
+            decoder=self.stack("decoder"),
+            cross_heads=int(self.get("decoder_attention_heads", 8)),
+            dropout=float(self.get("dropout", 0.1)),
+            attention_dropout=float(self.get("attention_dropout", 0.0)),
+            relu_dropout=float(self.get("activation_dropout", 0.0) or self.get("relu_dropout", 0.0)),
+            norm=self.norm("decoder"),
+            tying=self.tying(),
+            src_vocab_size=0 if is_lm else self.vocab_size("encoder"),
+            tgt_vocab_size=self.vocab_size("decoder"),
+        )
+
+    def stack(self, side: str) -> StackConfig:
+        """One side. What both sides have in common is left to the model."""
+        kind = self.kind(side)
+        layers = int(self.get(f"{side}_layers", _LAYERS.get((side, kind), 6)))
+        ffn_default = 2048 if side == "encoder" else self.get("encoder_ffn_embed_dim", 2048)
+        is_like_model = side == "decoder"
+        return StackConfig(
+            layers=layers,
+            ffn_dim=int(self.get(f"{side}_ffn_embed_dim", ffn_default)),
+            mixer=self.mixer(side, kind, layers),
+            dim=None if is_like_model or self.dim(side) == self.dim("decoder") else self.dim(side),
+            norm=None if is_like_model or self.norm(side) is self.norm("decoder") else self.norm(side),
+            final_norm=self.final_norm(side, kind),
+            positions=self.positions(side),
+            max_positions=self.max_positions(side),
+        )
+
+    def mixer(self, side: str, kind: str, layers: int) -> MixerConfig:
+        """The token mixer of one side."""
+        heads, attention_dropout = int(self.get(f"{side}_attention_heads", 8)), self.get("attention_dropout", 0.0)
+        if kind == "attention":
+            return AttentionConfig(heads, float(attention_dropout))
+        conv_dim = int(self.get(f"{side}_conv_dim", self.dim(side)))
+        return _CONVOLUTIONS[kind](
+            heads=heads,
+            kernel_sizes=_kernel_sizes(self.get(f"{side}_kernel_size_list", _KERNEL_SIZES[side]), layers),
+            conv_dim=None if conv_dim == self.dim(side) else conv_dim,
+            glu=bool(self.get(f"{side}_glu", True)),
+            softmax=bool(self.get("weight_softmax", True)),
+            input_dropout=float(self.get("input_dropout", 0.1)),
+            weight_dropout=float(self.get("weight_dropout", attention_dropout)),
+        )
+
+    def kind(self, side: str) -> str:
+        """`dynamic`, `lightweight` or `attention`."""
+        names = [name for name in self.weights if name.startswith(f"{side}.layers.")]
+        kind = "attention"
+        if any(name.endswith(".mixer.predictor.weight") for name in names):
+            kind = "dynamic"
+        elif any(name.endswith(".mixer.kernel") for name in names):
+            kind = "lightweight"
+        declared = self.get(f"{side}_conv_type", kind)
+        if declared != kind:
+            found = "no convolutions" if kind == "attention" else f"{kind} ones"
+            raise UserError(f"checkpoint: --{side}-conv-type {declared}, but the weights have {found} there")
+        if self.is_language_model and kind == "attention":
+            raise UserError(f"checkpoint: a language model with self-attention; what can be converted: {FAMILIES}")
+        return kind
+
+    def dim(self, side: str) -> int:
+        default = 512 if self.is_language_model or side == "encoder" else self.dim("encoder")
+        return int(self.get(f"{side}_embed_dim", default))
+
+    def norm(self, side: str) -> Norm:
+        return Norm.pre if self.is_language_model or self.get(f"{side}_normalize_before", False) else Norm.post
+
+    def final_norm(self, side: str, kind: str) -> bool | None:
+        """False where pre-norm layers have no LayerNorm after the last: language models, the oldest Transformers."""
+        if self.is_language_model:
+            return False
+        if kind != "attention" or self.norm(side) is Norm.post or f"{side}.norm.weight" in self.weights:
+            return None
+        version = self.state_dict.get(f"{side}.version")
+        is_old = version is None or float(version[0]) <= 2
+        return False if is_old or self.get("no_decoder_final_norm", False) else None
+
+    def positions(self, side: str) -> Positions:
+        if self.get("no_token_positional_embeddings", False):
+            return Positions.none
+        return Positions.learned if self.get(f"{side}_learned_pos", False) else Positions.sinusoidal
+
+    def max_positions(self, side: str) -> int:
+        """What a learned table holds; for sinusoids, what the model was trained for."""
+        table = self.weights.get(f"{side}.embedding.positions.weight")
+        if table is not None:
+            return table.shape[0] - FIRST_POSITION
+        default = self.get("tokens_per_sample", _MAX_POSITIONS) if self.is_language_model else _MAX_POSITIONS
+        return int(self.get("max_source_positions" if side == "encoder" else "max_target_positions", default))
+
+    def tying(self) -> Tying:
+        if self.get("share_all_embeddings", False) or self.get("merge_src_tgt_embed", False):
+            return Tying.all
+        return Tying.decoder if self.get("share_decoder_input_output_embed", False) else Tying.none
+
+    def vocab_size(self, side: str) -> int:
+        table = self.weights.get(f"{side}.embedding.tokens.weight")
+        if table is None:
+            raise UserError(f"checkpoint: {side}.embed_tokens.weight is missing")
+        return table.shape[0]
+
+
+def _flatten(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by fairseq's flat names; newer releases nest some of them: encoder.embed_dim."""
+    options: dict[str, Any] = {}
+    for name, value in _entries(args).items():
+        if name in ("encoder", "decoder") and isinstance(value, Mapping | Namespace):
+            options |= {f"{name}_{key}": entry for key, entry in _entries(value).items()}
+        else:
+            options[name] = value
+    return options
+
+
+def _entries(options: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
+    return vars(options) if isinstance(options, Namespace) else options
+
+
+def _check_family(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
+    """Return whether it is a language model. Raises UserError for what cannot be converted."""
+    architecture = str(options.get("arch") or options.get("_name") or "")
+    if architecture and not architecture.startswith(("lightconv", "transformer")):
+        raise UserError(f"checkpoint: the architecture {architecture} cannot be converted; what can: {FAMILIES}")
+    for name in _UNSUPPORTED:
+        if options.get(name):
+            raise UserError(f"checkpoint: {_flag(name)} {options[name]}: models with this option cannot be converted")
+    if options.get("activation_fn", "relu") != "relu":
+        raise UserError(f"checkpoint: --activation-fn {options['activation_fn']}: only relu can be converted")
+    for name in ("decoder_input_dim", "decoder_output_dim"):
+        dim, width = options.get(name), options.get("decoder_embed_dim")
+        if isinstance(dim, int) and isinstance(width, int) and dim != width:
+            raise UserError(f"checkpoint: {_flag(name)} {dim}: must be the decoder's width, {width}")
+    if not weights:
+        raise UserError("checkpoint: holds no weights")
+    has_encoder = any(name.startswith("encoder.") for name in weights)
+    is_language_model = "_lm" in architecture if architecture else not has_encoder
+    if not is_language_model and not has_encoder:
+        raise UserError(f"checkpoint: the architecture is {architecture}, but there are no weights of an encoder")
+    return is_language_model
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _kernel_sizes(value: Sequence[int] | str, layers: int) -> list[int]:
+    """One kernel size a layer; a single one counts for all."""
+    try:
+        sizes = [int(size) for size in (ast.literal_eval(value) if isinstance(value, str) else value)]
+    except (ValueError, TypeError, SyntaxError):
+        raise UserError(f"checkpoint: --kernel-size-list {value}: must be a list of whole numbers") from None
+    return sizes * layers if len(sizes) == 1 else sizes
+
+
+def _untie(config: ModelConfig, weights: dict[str, Tensor]) -> None:
+    """Drop what tied models store twice. Raises UserError where the two are not the same."""
+    table = weights["decoder.embedding.tokens.weight"]
+    if config.tying is not Tying.none:
+        output = weights.pop("decoder.output.weight", table)
+        if not torch.equal(output, table):
+            raise UserError("checkpoint: says that decoder input and output share a matrix, but holds two")
+    if config.tying is Tying.all and not torch.equal(weights["encoder.embedding.tokens.weight"], table):
+        raise UserError("checkpoint: says that all embeddings share a matrix, but encoder and decoder have two")

@@ -1,0 +1,88 @@
+"""fairseq's dictionaries and subword-nmt's merges as a text pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.text.config import TextConfig, Tokenization
+from dynconv_mt.text.pipeline import TextPipeline
+from dynconv_mt.text.subword_nmt import SubwordNmtBpe
+from dynconv_mt.text.vocab import SPECIAL_PIECES
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Where the text of a model is described."""
+
+    folder: Path  # dict.<src>.txt and dict.<tgt>.txt
+    codes: Path | None  # merges of both languages; None: the text is split into pieces already
+    src: str
+    tgt: str
+
+
+def read_text(files: TextFiles, config: TextConfig, model: ModelConfig) -> TextPipeline:
+    """Return the pipeline of the dictionaries in a folder; equal ones are a joint vocabulary.
+
+    Raises UserError where a file is missing or of another form, or a dictionary has another size than the model's.
+    """
+    if config.tokenization is Tokenization.none:
+        config = replace(config, escape=False)
+    codes = None if files.codes is None else _read(files.codes, "bpe_codes")
+    contents = {lang: _read(_dictionary(files, lang), "dict") for lang in (files.src, files.tgt)}
+    subwords = {content: _subword(files, lang, content, codes) for lang, content in contents.items()}
+    source, target = (subwords[contents[lang]] for lang in (files.src, files.tgt))
+    for lang, side, found, expected in (
+        (files.src, "source", source.vocab_size, model.src_vocab_size),
+        (files.tgt, "target", target.vocab_size, model.tgt_vocab_size),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{_dictionary(files, lang)}: has {found} types, the four special ones included, and the model's "
+                f"{side} vocabulary {expected}; give the dictionary that the model was trained with"
+            )
+    return TextPipeline(files.src, files.tgt, config, source, target)
+
+
+def guess_languages(folder: Path, model: ModelConfig) -> tuple[str, str] | None:
+    """Return the (source, target) languages of the two dictionaries in a folder, for a checkpoint that names none.
+
+    Their sizes tell which is which; where both files are the same, the order of their names decides.
+    None where there are not two, or they do not tell.
+    """
+    paths = sorted(folder.glob("dict.*.txt"))
+    if len(paths) != 2:
+        return None
+    first, second = (path.name.removeprefix("dict.").removesuffix(".txt") for path in paths)
+    contents = [_read(path, "dict") for path in paths]
+    sizes = tuple(content.count(b"\n") + len(SPECIAL_PIECES) for content in contents)
+    if contents[0] == contents[1] or sizes == (model.src_vocab_size, model.tgt_vocab_size) != sizes[::-1]:
+        return first, second
+    return (second, first) if sizes[::-1] == (model.src_vocab_size, model.tgt_vocab_size) != sizes else None
+
+
+def has_capitals(pipeline: TextPipeline) -> bool:
+    """Whether any piece but the special ones holds a capital letter; a model without was trained in lower case."""
+    subwords = (pipeline.source.subword, pipeline.target.subword)
+    return any(piece != piece.lower() for subword in subwords for piece in subword.pieces(range(4, subword.vocab_size)))
+
+
+def _dictionary(files: TextFiles, lang: str) -> Path:
+    return files.folder / f"dict.{lang}.txt"
+
+
+def _read(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{option}={path}: cannot be read ({error.strerror})") from None
+
+
+def _subword(files: TextFiles, lang: str, dictionary: bytes, codes: bytes | None) -> SubwordNmtBpe:
+    try:
+        return SubwordNmtBpe(dictionary, codes)
+    except ValueError as error:
+        names = f"{_dictionary(files, lang)}" + ("" if files.codes is None else f", {files.codes}")
+        raise UserError(f"{names}: {error}") from None
