@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0  # the one place that pins torch
 TORCH := $(strip $(TORCH))
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto  # one process per core; each with one thread
 
 BIN := $(VENV)/bin
 TORCH_STAMP := $(VENV)/.stamp-$(shell printf '%s' '$(TORCH)' | tr -c 'A-Za-z0-9._\n' '-')
@@ -44,7 +44,7 @@ demo: install
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh demo_out
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

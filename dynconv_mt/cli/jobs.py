@@ -86,6 +86,16 @@ class GenerateJob(RuntimeConfig):
             raise UserError(f"search.nbest={self.search.nbest}: only details=FILE holds more than the best translation")
         if self.batch.rows_multiple != 1:
             raise UserError(f"batch.rows_multiple={self.batch.rows_multiple}: has an effect in training only")
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Raise UserError where one file would be written over another that was named."""
+        taken = {self.input, *as_list(self.reference)} - {STDIO}
+        for option in ("output", "details", "scores_json"):
+            name = getattr(self, option)
+            if name is not None and name in taken:
+                raise UserError(f"{option}={name}: another option names this file as well; give one of its own")
+            taken.add(name)
 
 
 @dataclass(kw_only=True)

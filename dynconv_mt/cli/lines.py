@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def check_writable(option: str, name: str | None) -> None:
         raise UserError(f"{option}={name}: is a folder; name a file to write")
     if not path.parent.is_dir():
         raise UserError(f"{option}={name}: there is no folder {path.parent}; make it first")
+    target = path if path.exists() and not path.is_file() else path.parent  # a file is replaced, a pipe written into
+    if not os.access(target, os.W_OK):
+        raise UserError(f"{option}={name}: {target} cannot be written; choose another place")
 
 
 def use_utf8() -> None:

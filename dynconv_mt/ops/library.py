@@ -11,10 +11,14 @@ dispatch keys CPU and CUDA of the same schemas, which then go before it. A kerne
 arguments that `functional` has checked: `seed` (1,) int64 wherever dropout > 0; `lengths` (B,) int64; dtypes equal but
 for float32 `weight` beside half-precision x. It returns contiguous tensors: y and grad_x in the dtype of x, the other
 gradient in that of what it belongs to. DropConnect's mask is defined in `dropconnect`.
+
+The environment variable DYNCONV_MT_OPS, read once, says which kernels run: `reference` leaves compiled ones out,
+`compiled` insists on them, and without it they run if they are there.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +123,16 @@ def backend(device: str | torch.device) -> str:
     return "compiled" if is_compiled else "reference"
 
 
+def load_chosen(choice: str) -> None:
+    """Load compiled kernels as DYNCONV_MT_OPS says."""
+    if choice not in {"", "compiled", "reference"}:
+        raise ValueError(f"DYNCONV_MT_OPS={choice}: expected compiled or reference, or nothing")
+    if choice != "reference":
+        load_compiled(Path(__file__).parent)
+    if choice == "compiled" and backend("cpu") != "compiled":
+        raise ImportError("DYNCONV_MT_OPS=compiled, but there are none: try `python -m dynconv_mt.ops.build`")
+
+
 for _name in INPUTS:
     register(_name)
-load_compiled(Path(__file__).parent)
+load_chosen(os.environ.get("DYNCONV_MT_OPS", ""))

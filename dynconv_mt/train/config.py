@@ -185,6 +185,7 @@ class FitConfig(RuntimeConfig):
 
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
+        require(bool(self.out_dir), "out_dir", self.out_dir, "must name the run folder")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
         limits = (self.train.max_updates, self.train.max_epochs, self.train.max_minutes, self.validate.patience)
         if not any(limits):

@@ -45,6 +45,7 @@ def test_a_finished_run_is_left_alone(trained: Path, data: Path, capsys: pytest.
     ("changes", "words"),
     [
         (["seed=2"], "seed=2 (was 1)"),
+        (["out_dir="], "out_dir=: must name the run folder"),
         (["out_dir={data}"], "holds something else"),
         (["data_dir=nowhere"], "nowhere: no preprocessed data here"),
         (["data_dir={corpus}"], "no preprocessed data here"),
@@ -195,6 +196,8 @@ def test_scores_have_signatures(
         (["input={corpus}/test.en", "output={corpus}"], "is a folder"),
         (["input={corpus}/test.en", "output=nowhere/out"], "there is no folder nowhere"),
         (["input={corpus}/test.en", "batch.rows_multiple=8"], "batch.rows_multiple=8"),
+        (["input={corpus}/test.en", "details=x", "output=x"], "details=x: another option names"),
+        (["input={corpus}/test.en", "reference=x", "output=x"], "output=x: another option names"),
     ],
 )
 def test_bad_generation_options(
@@ -214,6 +217,16 @@ def test_bad_generation_options(
     assert call("generate", *given) == 2
     assert words in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    trained: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dynconv_mt.cli.lines.os.access", lambda *_: False)  # root may write wherever there is a place
+    argv = [f"model_dir={trained}", f"input={corpus}/test.en", f"output={tmp_path}/out"]
+    assert call("generate", *argv) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_averages_are_models(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
