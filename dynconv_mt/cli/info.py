@@ -7,12 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from dynconv_mt.cli.jobs import InfoJob
 from dynconv_mt.cli.lines import use_utf8
 from dynconv_mt.models.config import Stack, config_from_dict
-from dynconv_mt.models.io import TEXT, WEIGHTS, read_config_file, resolve_model_dir
+from dynconv_mt.models.io import TEXT, open_weights, read_config_file, resolve_model_dir
 from dynconv_mt.text.pipeline import TextPipeline
 
 
@@ -31,7 +29,7 @@ def describe(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "version": content["version"],
-        "parameters": _count_parameters(folder / WEIGHTS),
+        "parameters": _count_parameters(folder),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "model": content["model"],
         "text": _describe_text(folder) if (folder / TEXT).is_dir() else None,
@@ -39,10 +37,10 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _count_parameters(weights: Path) -> dict[str, int]:
+def _count_parameters(folder: Path) -> dict[str, int]:
     """Weights in all and by part of the model; tied ones are stored, and counted, once."""
     counts: Counter[str] = Counter()
-    with safe_open(weights, framework="pt") as file:
+    with open_weights(folder) as file:
         for name in file.keys():  # noqa: SIM118 (no mapping)
             size = 1
             for length in file.get_slice(name).get_shape():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
@@ -83,6 +83,19 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: is damaged or belongs to another architecture ({reason})") from None
     return model.to(device).eval()
+
+
+def open_weights(folder: Path) -> Any:
+    """Return the weights of a model directory as an open file of safetensors, a context manager that reads by name.
+
+    Raises UserError where they are missing or damaged.
+    """
+    try:
+        return safe_open(folder / WEIGHTS, framework="pt")
+    except FileNotFoundError:
+        raise UserError(f"{folder / WEIGHTS}: no such file; {folder} is not a model directory") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS}: is damaged ({error})") from None
 
 
 def resolve_model_dir(path: str | Path) -> Path:

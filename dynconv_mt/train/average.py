@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, read_config_file
+from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file
 from dynconv_mt.train.checkpoint import MANIFEST, STATE, checkpoint_folder, find_damage, list_checkpoints, write_folder
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, best_updates
@@ -43,10 +42,13 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
-    """Return the newest `count` checkpoints of a run, oldest first. Raises UserError where there are fewer."""
+    """Return the newest `count` checkpoints of a run, oldest first. UserError where there are fewer or one is damaged."""
     found = list_checkpoints(run)
     if len(found) < count:
         raise UserError(f"last={count}: {run} has {len(found)} checkpoints; give a smaller number")
+    for folder in found[-count:]:
+        if damage := find_damage(folder):
+            raise UserError(f"{folder}: {damage}; name sound checkpoints as inputs=[...] instead of last={count}")
     return found[-count:]
 
 
@@ -98,7 +100,7 @@ def _mean_weights(folders: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str,
     """Return the mean of all floating tensors (others: of the last folder) and the last file's metadata."""
     sums: dict[str, Tensor] = {}
     for folder in folders:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
+        with open_weights(folder) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         for name, tensor in tensors.items():

@@ -270,6 +270,24 @@ def test_bad_averages_are_refused(
     assert not new.exists()
 
 
+def test_damaged_models_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    os.truncate(newest / "model.safetensors", 1000)
+    assert call("average", f"inputs={run}", "last=2", f"out_dir={tmp_path}/new") == 2
+    assert "model.safetensors has 1000 bytes" in capsys.readouterr().err
+    assert call("average", f"inputs=[{trained},{newest}]", f"out_dir={tmp_path}/new") == 2
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
+    assert call("info", f"model_dir={newest}") == 2
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
+    for altered in ({}, [], {"encoder": 3, "decoder": {}}):
+        (run / "model" / "config.json").write_text(json.dumps({"format": 1, "model": altered}))
+        assert call("generate", f"model_dir={run}", "input=-") == 2
+        assert "does not describe a model" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
 def test_interactive_answers_before_the_next_line(trained: Path) -> None:
     command = [sys.executable, "-m", "dynconv_mt.cli", "interactive", f"model_dir={trained}", *FAST]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
