@@ -9,6 +9,7 @@ PYTEST_ARGS ?= -n auto  # one process per core; each with one thread
 BIN := $(VENV)/bin
 TORCH_STAMP := $(VENV)/.stamp-$(shell printf '%s' '$(TORCH)' | tr -c 'A-Za-z0-9._\n' '-')
 STAMP := $(VENV)/.stamp-installed
+KERNELS := $(wildcard csrc/*.h csrc/*/*)
 
 .PHONY: help install demo test lint format wheel clean distclean print-torch
 .DELETE_ON_ERROR:
@@ -36,8 +37,10 @@ $(TORCH_STAMP): | $(BIN)/python
 	rm -f $(VENV)/.stamp-*
 	touch $@
 
-$(STAMP): pyproject.toml $(wildcard setup.py) $(TORCH_STAMP)
+# pip hides what compiling the kernels says; without them the package works, slower
+$(STAMP): pyproject.toml setup.py $(KERNELS) $(TORCH_STAMP)
 	$(BIN)/python -m pip install --no-build-isolation --editable '.[dev]'
+	-$(BIN)/python -m dynconv_mt.ops.build
 	touch $@
 
 demo: install

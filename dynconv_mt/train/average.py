@@ -42,7 +42,7 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
-    """Return the newest `count` checkpoints of a run, oldest first. UserError where there are fewer or one is damaged."""
+    """Return the newest `count` checkpoints of a run, oldest first; UserError where too few or one is damaged."""
     found = list_checkpoints(run)
     if len(found) < count:
         raise UserError(f"last={count}: {run} has {len(found)} checkpoints; give a smaller number")
