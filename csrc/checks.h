@@ -1,0 +1,54 @@
+// What every kernel asks of its arguments. dynconv_mt/ops/functional.py checks them for users; these checks keep
+// direct callers of torch.ops from reading beyond a tensor.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <string>
+
+namespace dynconv_mt {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename Sizes>
+std::string shape_of(const Sizes& sizes) {
+  std::ostringstream text;
+  text << '(';
+  const char* comma = "";
+  for (const int64_t size : sizes) {
+    text << comma << size;
+    comma = ", ";
+  }
+  text << ')';
+  return text.str();
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  const auto found = tensor.sizes();
+  const bool is_equal = found.size() == expected.size() && std::equal(found.begin(), found.end(), expected.begin());
+  STD_TORCH_CHECK(is_equal, name, ": expected shape ", shape_of(expected), ", found ", shape_of(found));
+}
+
+inline void check_dtype(const char* name, const Tensor& tensor, ScalarType expected) {
+  const ScalarType found = tensor.scalar_type();
+  STD_TORCH_CHECK(found == expected, name, ": expected ", toString(expected), ", found ", toString(found));
+}
+
+inline void check_x(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 3, "x: expected shape (B, T, C), found ", shape_of(x.sizes()));
+}
+
+// K taps for each of `num_heads` heads that divide the channels of x (B, T, C).
+inline void check_heads(const char* name, const Tensor& x, int64_t num_heads, int64_t kernel_size) {
+  STD_TORCH_CHECK(kernel_size >= 1, name, ": a kernel has at least 1 tap, found ", kernel_size);
+  const bool is_dividing = num_heads >= 1 && x.size(2) % num_heads == 0;
+  STD_TORCH_CHECK(is_dividing, name, ": ", num_heads, " heads do not divide the ", x.size(2), " channels of x");
+}
+
+}  // namespace dynconv_mt

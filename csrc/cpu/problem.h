@@ -1,0 +1,81 @@
+// What the kernels are asked to do, in plain structs that the module and every build of the kernels agree on.
+//
+// Shapes: B sentences, T positions, C channels, H heads, E = C / H channels of a head, K taps.
+//
+// The kernels are compiled once per instruction set. A function of the standard library, inline and compiled with
+// AVX-512, might be the copy that the linker keeps for everybody, and would crash an older machine. Hence the rule for
+// this header and all that the kernels include: no standard library beyond integers, nothing inline with linkage.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dynconv_mt::cpu {
+
+enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// A tensor (B, T, N) of any strides, in elements.
+struct Input {
+  const void* data;
+  int64_t sentence;
+  int64_t position;
+  int64_t element;
+  const void* end;  // one past its last element: reading beyond a row is harmless below it
+};
+
+// dynconv_mt/ops/dropconnect.py defines the mask.
+struct DropConnect {
+  bool is_on;
+  uint64_t seed;
+  uint32_t threshold;  // a tap is dropped if its bits are below
+  double scale;        // what the others are multiplied by
+};
+
+// Pointers that an operator has no use for are null. `weight`, `grad_weight` and `partial` are contiguous, in the
+// precision of the arithmetic: double for float64, else float.
+struct Problem {
+  int64_t num_sentences;
+  int64_t num_positions;
+  int64_t num_channels;
+  int64_t num_heads;
+  int64_t kernel_size;
+  int64_t padding_left;
+  bool softmax;
+  DropConnect drop;
+  Storage storage;         // of x, logits, y and their gradients
+  const int64_t* lengths;  // (B,)
+  Input x;
+  Input logits;        // dynamic_conv only
+  const void* weight;  // light_conv only: (H, K)
+  Input grad_y;        // from here on backward only, but for y
+  void* y;             // (B, T, C) contiguous, as the others below
+  void* grad_x;
+  void* grad_logits;  // (B, T, H·K)
+  void* partial;      // light_conv: (num_tasks, K), each task's share of the gradient by its head's taps
+  void* grad_weight;  // light_conv: (H, K)
+};
+
+// A task is one head of one chunk of positions of one sentence. Where chunks begin depends on sizes alone, so results
+// do not depend on the number of threads.
+constexpr int64_t kChunk = 256;
+
+static inline int64_t num_chunks(const Problem& p) { return (p.num_positions + kChunk - 1) / kChunk; }
+static inline int64_t num_tasks(const Problem& p) { return p.num_sentences * num_chunks(p) * p.num_heads; }
+
+// The kernels compiled for one instruction set. `forward` and `backward` run the tasks begin … end - 1 with
+// `scratch_bytes` of scratch memory, aligned to 64 bytes; `finish_weight` sums the partial gradients of light_conv.
+struct Kernels {
+  const char* name;
+  size_t (*scratch_bytes)(const Problem&);
+  void (*forward)(const Problem&, int64_t begin, int64_t end, void* scratch);
+  void (*backward)(const Problem&, int64_t begin, int64_t end, void* scratch);
+  void (*finish_weight)(const Problem&);
+};
+
+extern const Kernels kernels_portable;
+#ifdef DYNCONV_MT_X86
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+}  // namespace dynconv_mt::cpu

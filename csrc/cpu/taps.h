@@ -1,0 +1,136 @@
+// From logits to taps and back: softmax over the taps, DropConnect, and their gradients, a row of K taps at a time.
+//
+// A row takes `pitch` numbers in scratch memory, K taps and then zeros: a multiple of the vector and at least K + 1
+// (tiles.h says what the zeros are for).
+#pragma once
+
+#include "vector.h"
+
+namespace dynconv_mt::cpu {
+namespace {
+
+template <typename A>
+inline int64_t pitch_of(int64_t kernel_size) {
+  constexpr int64_t step = kLanes<A> < 4 ? 4 : kLanes<A>;
+  return (kernel_size + step) / step * step;
+}
+
+// In place. `N` vectors to a row, so that it stays in registers; 0 for any number.
+template <int N, typename A>
+inline void softmax_row(A* row, int64_t pitch) {
+  const int64_t count = N > 0 ? N : pitch / kLanes<A>;
+  Vec<A> high = load(row);
+  for (int64_t i = 1; i < count; ++i) {
+    const Vec<A> next = load(row + i * kLanes<A>);
+    high = next > high ? next : high;
+  }
+  const A top = largest(high);
+  Vec<A> total = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec<A> exponential = exp_of_negative(load(row + i * kLanes<A>) - top);
+    total += exponential;
+    store(row + i * kLanes<A>, exponential);
+  }
+  const A factor = A(1) / sum_lanes(total);
+  for (int64_t i = 0; i < count; ++i) store(row + i * kLanes<A>, load(row + i * kLanes<A>) * factor);
+}
+
+template <int N, typename A>
+void softmax_rows_of(A* rows, int64_t count, int64_t pitch) {
+  for (int64_t i = 0; i < count; ++i) softmax_row<N>(rows + i * pitch, pitch);
+}
+
+template <typename A>
+void softmax_rows(A* rows, int64_t count, int64_t pitch) {
+  switch (pitch / kLanes<A>) {
+    case 1: return softmax_rows_of<1>(rows, count, pitch);
+    case 2: return softmax_rows_of<2>(rows, count, pitch);
+    case 4: return softmax_rows_of<4>(rows, count, pitch);
+    default: return softmax_rows_of<0>(rows, count, pitch);
+  }
+}
+
+// Gradients by the taps become gradients by the logits: taps · (gradient - Σ taps · gradient).
+template <typename A>
+void softmax_rows_backward(A* grads, const A* taps, int64_t count, int64_t pitch, int64_t tap_pitch) {
+  for (int64_t row = 0; row < count; ++row, grads += pitch, taps += tap_pitch) {
+    Vec<A> total = {};
+    for (int64_t i = 0; i < pitch; i += kLanes<A>) total += load(taps + i) * load(grads + i);
+    const A mean = sum_lanes(total);
+    for (int64_t i = 0; i < pitch; i += kLanes<A>) store(grads + i, load(taps + i) * (load(grads + i) - mean));
+  }
+}
+
+template <typename Word>
+inline Word mix(Word v) {
+  v ^= v >> 16;
+  v *= 0x7FEB352Du;
+  v ^= v >> 15;
+  v *= 0x846CA68Bu;
+  return v ^ v >> 16;
+}
+
+constexpr uint32_t kGolden = 0x9E3779B9u;
+
+inline void drop_row(const DropConnect& drop, float* row, int64_t pitch, uint32_t state) {
+  FloatBits step;
+  for (int64_t i = 0; i < kLanes<float>; ++i) step[i] = static_cast<uint32_t>(i) * kGolden;
+  const float scale = static_cast<float>(drop.scale);
+  for (int64_t i = 0; i < pitch; i += kLanes<float>) {
+    const FloatBits bits = mix(step + (state + static_cast<uint32_t>(i) * kGolden));
+    const FloatBits is_kept = (FloatBits)(bits >= drop.threshold);
+    store(row + i, bit_cast<Vec<float>>(bit_cast<FloatBits>(load(row + i) * scale) & is_kept));
+  }
+}
+
+inline void drop_row(const DropConnect& drop, double* row, int64_t pitch, uint32_t state) {
+  for (int64_t i = 0; i < pitch; ++i) {
+    const bool is_kept = mix(state + static_cast<uint32_t>(i) * kGolden) >= drop.threshold;
+    row[i] = is_kept ? row[i] * drop.scale : 0.0;
+  }
+}
+
+// Multiplies the rows of positions first … first + count - 1 by DropConnect's factors.
+template <typename A>
+void drop_rows(const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, A* rows, int64_t pitch) {
+  const uint32_t low = static_cast<uint32_t>(p.drop.seed), high = static_cast<uint32_t>(p.drop.seed >> 32);
+  const uint32_t seeded = mix(mix(kGolden ^ low) ^ high);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t number = (sentence * p.num_positions + first + i) * p.num_heads + head;
+    const uint32_t state = mix(mix(seeded ^ static_cast<uint32_t>(number >> 32)) ^ static_cast<uint32_t>(number));
+    drop_row(p.drop, rows + i * pitch, pitch, state);
+  }
+}
+
+template <typename A>
+inline A fill_of(const Problem& p) {
+  return p.softmax ? -static_cast<A>(__builtin_inf()) : A(0);
+}
+
+// The rows of dynamic_conv, before DropConnect.
+template <typename S, typename A>
+void dynamic_rows(
+    const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, A* rows, int64_t pitch) {
+  const int64_t kernel_size = p.kernel_size, stride = p.logits.element;
+  const S* source = static_cast<const S*>(p.logits.data) + sentence * p.logits.sentence + first * p.logits.position +
+                    head * kernel_size * stride;
+  for (int64_t i = 0; i < count; ++i, source += p.logits.position) {
+    if (stride == 1) {
+      copy_row(rows + i * pitch, source, kernel_size, pitch, fill_of<A>(p), p.logits.end);
+    } else {
+      gather_row(rows + i * pitch, source, stride, kernel_size, pitch, fill_of<A>(p));
+    }
+  }
+  if (p.softmax) softmax_rows(rows, count, pitch);
+}
+
+// The one row of light_conv.
+template <typename A>
+void light_row(const Problem& p, int64_t head, A* row, int64_t pitch) {
+  const A* source = static_cast<const A*>(p.weight) + head * p.kernel_size;
+  copy_row(row, source, p.kernel_size, pitch, fill_of<A>(p), nullptr);
+  if (p.softmax) softmax_rows(row, 1, pitch);
+}
+
+}  // namespace
+}  // namespace dynconv_mt::cpu

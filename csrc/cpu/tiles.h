@@ -1,0 +1,168 @@
+// Products with a banded matrix, two of its rows at a time.
+//
+// y[t] = Σ_k taps[t, k] · x[t + k - padding_left] is a band times x. Two rows of y read K + 1 rows of x:
+//
+//     j             0 1 2 3 …  K       The taps of a position are followed by zeros in memory, and zeros precede the
+//     position t    w w w w w  .       first. Read one number further left, the row of t + 1 begins with the zero
+//     position t+1  . w w w w  w       behind the taps of t, so that no case distinction is needed at the ends.
+//
+// So the band is taps[row · (pitch - 1) + j], and its transpose, for the gradient by x, the same numbers with the two
+// strides exchanged. One load of x serves two rows; eight sums stay in registers, enough to hide the latency of FMA.
+#pragma once
+
+#include "taps.h"
+
+namespace dynconv_mt::cpu {
+namespace {
+
+// Channels that are packed together: 256 bytes, four cache lines, 8 vectors of AVX2.
+template <typename A>
+constexpr int64_t kBlock = 256 / sizeof(A);
+constexpr int64_t kMaxVectors = 256 / VECTOR_BYTES;
+
+// Row r and column j of the band at hand are at[r · row + j · column].
+template <typename A>
+struct Band {
+  const A* at;
+  int64_t row;
+  int64_t column;
+};
+
+// y[r] = Σ_j band[r, j] · x[j] for two rows of V vectors; rows of x are kBlock apart. `Count` columns, or `count` if 0.
+template <int V, int Count, typename A>
+inline void multiply(const A* x, Band<A> band, int64_t count, Vec<A> (&y)[2][V]) {
+  for (int v = 0; v < V; ++v) y[0][v] = y[1][v] = Vec<A>{};
+  for (int64_t j = 0; j < (Count > 0 ? Count : count); ++j, x += kBlock<A>, band.at += band.column) {
+    const A first = band.at[0], second = band.at[band.row];
+    for (int v = 0; v < V; ++v) {
+      const Vec<A> vector = load(x + v * kLanes<A>);
+      y[0][v] += first * vector;
+      y[1][v] += second * vector;
+    }
+  }
+}
+
+// Rows of a head are short and far apart, which hardware does not foresee: this many rows ahead are asked for. Addresses
+// beyond the tensor do no harm.
+constexpr int64_t kAhead = 8;
+
+template <int ForWriting, typename S>
+inline void prefetch_row(const S* row, int64_t width) {
+  const char* address = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < width * static_cast<int64_t>(sizeof(S)); i += 64) __builtin_prefetch(address + i, ForWriting);
+}
+
+// Two rows of y, or one, `pitch` apart, of which `width` channels are stored.
+template <typename S>
+struct Output {
+  S* at;
+  int64_t pitch;
+  int64_t rows;
+  int64_t width;
+};
+
+template <int V, typename A, typename S>
+inline void write(const Output<S>& y, int64_t channel, const Vec<A> (&sums)[2][V]) {
+  for (int64_t r = 0; r < y.rows; ++r) {
+    for (int v = 0; v < V; ++v) {
+      const int64_t begin = channel + v * kLanes<A>;
+      S* target = y.at + r * y.pitch + begin;
+      if (begin + kLanes<A> <= y.width) {
+        store(target, sums[r][v]);
+      } else {
+        store_some(target, sums[r][v], y.width - begin);
+      }
+    }
+  }
+}
+
+// All vectors of a block, four, two or one at a time.
+template <int Count, typename A, typename S>
+inline void multiply_block(const A* x, Band<A> band, int64_t count, int64_t num_vectors, const Output<S>& y) {
+  int64_t v = 0;
+  for (; v + 4 <= num_vectors; v += 4) {
+    Vec<A> sums[2][4];
+    multiply<4, Count>(x + v * kLanes<A>, band, count, sums);
+    write<4, A>(y, v * kLanes<A>, sums);
+  }
+  if (v + 2 <= num_vectors) {
+    Vec<A> sums[2][2];
+    multiply<2, Count>(x + v * kLanes<A>, band, count, sums);
+    write<2, A>(y, v * kLanes<A>, sums);
+    v += 2;
+  }
+  if (v < num_vectors) {
+    Vec<A> sums[2][1];
+    multiply<1, Count>(x + v * kLanes<A>, band, count, sums);
+    write<1, A>(y, v * kLanes<A>, sums);
+  }
+}
+
+// A stretch of rows (positions), packed: row i stands for position first + i; `begin` … `end` - 1 hold numbers.
+template <typename A>
+struct Packed {
+  A* rows;        // of position `begin`; kGuard rows of zeros lie on either side
+  int64_t begin;
+  int64_t end;
+
+  const A* at(int64_t position) const { return rows + (position - begin) * kBlock<A>; }
+};
+constexpr int64_t kGuard = 5;
+
+// Rows t and t + 1 of a band times the rows origin … origin + K of `x`, those that do not exist left out.
+template <int K, typename A, typename S>
+inline void multiply_pair(
+    const Packed<A>& x, int64_t origin, Band<A> band, int64_t kernel_size, int64_t num_vectors, const Output<S>& y) {
+  for (int64_t r = 0; r < 2; ++r) prefetch_row<1>(y.at + (kAhead + r) * y.pitch, y.width);
+  const int64_t begin = x.begin > origin ? x.begin : origin;
+  const int64_t end = x.end < origin + kernel_size + 1 ? x.end : origin + kernel_size + 1;
+  if (K > 0 && end - begin == K + 1) return multiply_block<K + 1>(x.at(origin), band, 0, num_vectors, y);
+  band.at += (begin - origin) * band.column;
+  multiply_block<0>(x.at(begin), band, end - begin, num_vectors, y);
+}
+
+// sums[4·r + q] = Σ over pairs of rows and channels of grad_y[r] · x[q], for two rows and four.
+template <int V, typename A>
+inline void correlate(const A* grad_y, const A* x, int64_t num_pairs, int64_t num_vectors, A* sums) {
+  Vec<A> totals[8] = {};
+  for (int64_t pair = 0; pair < num_pairs; ++pair, grad_y += 2 * kBlock<A>, x += 2 * kBlock<A>) {
+    for (int64_t v = 0; v < (V > 0 ? V : num_vectors); ++v) {
+      const Vec<A> first = load(grad_y + v * kLanes<A>), second = load(grad_y + kBlock<A> + v * kLanes<A>);
+      for (int q = 0; q < 4; ++q) {
+        const Vec<A> vector = load(x + q * kBlock<A> + v * kLanes<A>);
+        totals[q] += first * vector;
+        totals[4 + q] += second * vector;
+      }
+    }
+  }
+  sum_eight(totals, sums);
+}
+
+// Copies a head's channels `channel` … + width - 1 of positions begin … end - 1, zeros around them.
+template <typename S, typename A>
+Packed<A> pack(
+    const Input& input, int64_t sentence, int64_t channel, int64_t width, int64_t begin, int64_t end, A* scratch) {
+  end = end < begin ? begin : end;
+  const int64_t padded = (width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+  const Packed<A> packed = {scratch + kGuard * kBlock<A>, begin, end};
+  for (int64_t i = 0; i < kGuard * kBlock<A>; i += kLanes<A>) {
+    store(scratch + i, Vec<A>{});
+    store(packed.rows + (end - begin) * kBlock<A> + i, Vec<A>{});
+  }
+  const S* source =
+      static_cast<const S*>(input.data) + sentence * input.sentence + begin * input.position + channel * input.element;
+  A* target = packed.rows;
+  const int64_t ahead = kAhead * input.position;
+  for (int64_t i = begin; i < end; ++i, source += input.position, target += kBlock<A>) {
+    if (input.element == 1) {
+      prefetch_row<0>(source + ahead, width);
+      copy_row(target, source, width, padded, A(0), input.end);
+    } else {
+      gather_row(target, source, input.element, width, padded, A(0));
+    }
+  }
+  return packed;
+}
+
+}  // namespace
+}  // namespace dynconv_mt::cpu

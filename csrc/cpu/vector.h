@@ -1,0 +1,282 @@
+// Vectors of floats or doubles as the compiler's own vector types, and the conversions of half-precision numbers.
+//
+// One source for every machine: the same code becomes SSE2 or NEON, AVX2 or AVX-512 by the flags it is compiled with.
+// Intrinsics appear only where compilers do badly without.
+#pragma once
+
+#include "problem.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+namespace dynconv_mt::cpu {
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// A: the precision of the arithmetic, float or double.
+template <typename A>
+struct Vectors;
+template <>
+struct Vectors<float> {
+  using Word = uint32_t;
+  typedef float Vec __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+};
+template <>
+struct Vectors<double> {
+  using Word = uint64_t;
+  typedef double Vec __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint64_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+};
+template <typename A>
+using Vec = typename Vectors<A>::Vec;
+using FloatBits = Vectors<float>::Bits;
+using Halves = Vectors<float>::Halves;
+
+template <typename A>
+constexpr int64_t kLanes = VECTOR_BYTES / sizeof(A);
+
+template <typename To, typename From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <typename V>
+inline V load_bits(const void* source) {
+  V vector;
+  __builtin_memcpy(&vector, source, sizeof(V));
+  return vector;
+}
+
+// Half precision to float: the exponent is moved to its place by a product, which normalises subnormals as well.
+inline Vec<float> from_halves(Halves halves, Float16) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(_mm512_cvtph_ps(bit_cast<__m256i>(halves)));
+#elif defined(__AVX2__)
+  return bit_cast<Vec<float>>(_mm256_cvtph_ps(bit_cast<__m128i>(halves)));
+#else
+  const FloatBits wide = __builtin_convertvector(halves, FloatBits);
+  const FloatBits magnitude = wide & 0x7FFFu;
+  FloatBits bits = bit_cast<FloatBits>(bit_cast<Vec<float>>(magnitude << 13) * 0x1p112f);
+  bits |= (FloatBits)(magnitude > 0x7BFFu) & 0x7F800000u;  // Inf and NaN
+  return bit_cast<Vec<float>>(bits | (wide & 0x8000u) << 16);
+#endif
+}
+
+inline Vec<float> from_halves(Halves halves, BFloat16) {
+  return bit_cast<Vec<float>>(__builtin_convertvector(halves, FloatBits) << 16);
+}
+
+// Rounding to nearest, ties to even. NaN stays NaN.
+inline Halves to_halves(Vec<float> vector, BFloat16) {
+  const FloatBits bits = bit_cast<FloatBits>(vector);
+  const FloatBits rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const FloatBits is_nan = (FloatBits)((bits & 0x7FFFFFFFu) > 0x7F800000u);
+  return __builtin_convertvector((rounded & ~is_nan) | (0x7FC0u & is_nan), Halves);
+}
+
+inline Halves to_halves(Vec<float> vector, Float16) {
+#if defined(__AVX512F__)
+  return bit_cast<Halves>(_mm512_cvtps_ph(bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  return bit_cast<Halves>(_mm256_cvtps_ph(bit_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
+#else
+  const FloatBits bits = bit_cast<FloatBits>(vector);
+  const FloatBits magnitude = bits & 0x7FFFFFFFu;
+  const FloatBits sign = (bits >> 16) & 0x8000u;
+  // below 2^-14 the sum with 0.5 leaves the subnormal's digits at the end of the mantissa, rounded by the adder
+  const Vec<float> shifted = bit_cast<Vec<float>>(magnitude) + 0.5f;
+  const FloatBits subnormal = bit_cast<FloatBits>(shifted) - 0x3F000000u;
+  const FloatBits normal = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+  const FloatBits is_small = (FloatBits)(magnitude < 0x38800000u);
+  const FloatBits is_large = (FloatBits)(magnitude >= 0x477FF000u);  // rounds to Inf, or is Inf or NaN
+  const FloatBits is_nan = (FloatBits)(magnitude > 0x7F800000u);
+  FloatBits result = (subnormal & is_small) | (normal & ~is_small);
+  result = (result & ~is_large) | (0x7C00u & is_large) | (0x0200u & is_nan);
+  return __builtin_convertvector(result | sign, Halves);
+#endif
+}
+
+inline Vec<float> load(const float* source) { return load_bits<Vec<float>>(source); }
+inline Vec<double> load(const double* source) { return load_bits<Vec<double>>(source); }
+template <typename S>
+inline Vec<float> load(const S* source) {
+  return from_halves(load_bits<Halves>(source), S{});
+}
+
+inline void store(float* target, Vec<float> vector) { __builtin_memcpy(target, &vector, sizeof vector); }
+inline void store(double* target, Vec<double> vector) { __builtin_memcpy(target, &vector, sizeof vector); }
+template <typename S>
+inline void store(S* target, Vec<float> vector) {
+  const Halves halves = to_halves(vector, S{});
+  __builtin_memcpy(target, &halves, sizeof halves);
+}
+
+// Stores the first `count` lanes.
+template <typename S, typename V>
+inline void store_some(S* target, V vector, int64_t count) {
+  S lanes[VECTOR_BYTES / 2];
+  store(lanes, vector);
+  for (int64_t i = 0; i < count; ++i) target[i] = lanes[i];
+}
+
+template <typename A>
+inline Vec<A> splat(A value) {
+  return value - Vec<A>{};  // minus: it keeps the sign of zero
+}
+
+// The vector with all lanes from number `count` on replaced by `fill`.
+template <typename A>
+inline Vec<A> keep_first(Vec<A> vector, int64_t count, A fill) {
+  using Word = typename Vectors<A>::Word;
+  typename Vectors<A>::Bits lane;
+  for (int64_t i = 0; i < kLanes<A>; ++i) lane[i] = static_cast<Word>(i);
+  return lane < static_cast<Word>(count) ? vector : splat(fill);
+}
+
+// Copies `count` numbers to a row of `padded` ones (a multiple of the vector), `fill` behind them. Loads whole vectors
+// as long as they end before `end`, which is inside the tensor even where they pass the end of the row.
+template <typename A, typename S>
+inline void copy_row(A* target, const S* source, int64_t count, int64_t padded, A fill, const void* end) {
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) store(target + i, load(source + i));
+  if (i < count) {
+    Vec<A> last;
+    if (static_cast<const void*>(source + i + kLanes<A>) <= end) {
+      last = load(source + i);
+    } else {
+      S lanes[kLanes<A>] = {};
+      for (int64_t lane = 0; i + lane < count; ++lane) lanes[lane] = source[i + lane];
+      last = load(lanes);
+    }
+    store(target + i, keep_first(last, count - i, fill));
+    i += kLanes<A>;
+  }
+  for (; i < padded; i += kLanes<A>) store(target + i, splat(fill));
+}
+
+// The same for numbers that do not lie side by side.
+template <typename A, typename S>
+inline void gather_row(A* target, const S* source, int64_t stride, int64_t count, int64_t padded, A fill) {
+  for (int64_t i = 0; i < padded; i += kLanes<A>) {
+    S lanes[kLanes<A>] = {};
+    for (int64_t lane = 0; lane < kLanes<A> && i + lane < count; ++lane) lanes[lane] = source[(i + lane) * stride];
+    store(target + i, keep_first(load(lanes), count - i < 0 ? 0 : count - i, fill));
+  }
+}
+
+inline float largest(Vec<float> v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(bit_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const __m256 whole = bit_cast<__m256>(v);
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+#else
+  float result = v[0];
+  for (int64_t i = 1; i < kLanes<float>; ++i) result = v[i] > result ? v[i] : result;
+  return result;
+#endif
+}
+
+inline double largest(Vec<double> v) {
+  double result = v[0];
+  for (int64_t i = 1; i < kLanes<double>; ++i) result = v[i] > result ? v[i] : result;
+  return result;
+}
+
+inline float sum_lanes(Vec<float> v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(bit_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const __m256 whole = bit_cast<__m256>(v);
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+#else
+  float result = v[0];
+  for (int64_t i = 1; i < kLanes<float>; ++i) result += v[i];
+  return result;
+#endif
+}
+
+inline double sum_lanes(Vec<double> v) {
+  double result = v[0];
+  for (int64_t i = 1; i < kLanes<double>; ++i) result += v[i];
+  return result;
+}
+
+// The sums of the lanes of eight vectors.
+inline void sum_eight(const Vec<float> (&v)[8], float* sums) {
+#if defined(__AVX2__)
+  __m256 x[8];
+  for (int i = 0; i < 8; ++i) {
+#if defined(__AVX512F__)
+    const __m512 whole = bit_cast<__m512>(v[i]);
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(whole), 1));
+    x[i] = _mm256_add_ps(_mm512_castps512_ps256(whole), upper);
+#else
+    x[i] = bit_cast<__m256>(v[i]);
+#endif
+  }
+  const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+  const __m256 last = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
+  const __m256 low = _mm256_permute2f128_ps(first, last, 0x20);
+  const __m256 high = _mm256_permute2f128_ps(first, last, 0x31);
+  _mm256_storeu_ps(sums, _mm256_add_ps(low, high));
+#else
+  for (int i = 0; i < 8; ++i) sums[i] = sum_lanes(v[i]);
+#endif
+}
+
+inline void sum_eight(const Vec<double> (&v)[8], double* sums) {
+  for (int i = 0; i < 8; ++i) sums[i] = sum_lanes(v[i]);
+}
+
+// exp(x) for x <= 0, to 1 or 2 units in the last place: 2^n · exp(r) with |r| <= log(2) / 2 and the polynomial of
+// Cephes. Results below the smallest normal number are zero; NaN stays NaN.
+inline Vec<float> exp_of_negative(Vec<float> x) {
+  const FloatBits is_tiny = (FloatBits)(x < -87.33f);
+  x = is_tiny ? splat(0.0f) : x;
+  const Vec<float> shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 · 2^23: rounds to an integer
+  const Vec<float> n = shifted - 12582912.0f;
+  const Vec<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vec<float> poly = splat(1.9875691500e-4f);
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  poly = poly * (r * r) + r + 1.0f;
+  const FloatBits exponent = (bit_cast<FloatBits>(shifted) - 0x4B400000u + 127u) << 23;
+  const Vec<float> result = poly * bit_cast<Vec<float>>(exponent);
+  return bit_cast<Vec<float>>(bit_cast<FloatBits>(result) & ~is_tiny);
+}
+
+inline Vec<double> exp_of_negative(Vec<double> x) {
+  for (int64_t i = 0; i < kLanes<double>; ++i) x[i] = __builtin_exp(x[i]);
+  return x;
+}
+
+}  // namespace
+}  // namespace dynconv_mt::cpu

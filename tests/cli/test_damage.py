@@ -1,0 +1,48 @@
+"""Data folders and models that were cut or altered: named, with exit code 2, and nothing is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dynconv_mt.cli.folders import read_raw_split
+from dynconv_mt.errors import UserError
+
+from .conftest import TINY, call
+
+
+def test_altered_data_are_noticed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    altered = tmp_path / "data"
+    shutil.copytree(data, altered)
+    shard = altered / "train" / "shard_00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert call("train", *TINY, f"data_dir={altered}", f"out_dir={tmp_path}/run", "train.max_updates=1") == 2
+    assert "shard_00000.safetensors: was altered" in capsys.readouterr().err
+    (altered / "test" / "raw.en").write_text("one line\n")
+    with pytest.raises(UserError, match=r"raw\.en: has 1 lines where"):
+        read_raw_split(str(altered), "test")
+
+
+def test_damaged_models_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    os.truncate(newest / "model.safetensors", 1000)
+    assert call("average", f"inputs={run}", "last=2", f"out_dir={tmp_path}/new") == 2
+    assert "model.safetensors has 1000 bytes" in capsys.readouterr().err
+    assert call("average", f"inputs=[{trained},{newest}]", f"out_dir={tmp_path}/new") == 2
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
+    assert call("info", f"model_dir={newest}") == 2
+    assert "model.safetensors: is damaged" in capsys.readouterr().err
+    contents: list[object] = [{}, [], {"encoder": 3, "decoder": {}}]
+    for altered in contents:
+        (run / "model" / "config.json").write_text(json.dumps({"format": 1, "model": altered}))
+        assert call("generate", f"model_dir={run}", "input=-") == 2
+        assert "does not describe a model" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
