@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dynconv_mt.models.config import Positions, Stack
 from dynconv_mt.models.dropout import Dropout
+from dynconv_mt.text.vocab import PAD
 
-PAD = 1
 FIRST_POSITION = PAD + 1
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dynconv_mt.models.embedding import PAD, Embedding, OutputLayer, PositionTable
+from dynconv_mt.models.embedding import Embedding, OutputLayer, PositionTable
 from dynconv_mt.models.mixers.attention import CrossAttention
 from dynconv_mt.models.mixers.base import TokenMixer
+from dynconv_mt.text.vocab import PAD
 
 
 def initialise(model: nn.Module) -> None:
