@@ -47,7 +47,7 @@ def beam_search(
         max_steps = int(limits.max()) + 1  # </s> is a step too
         state = EnsembleState.start(models, src, src_lengths, config, max_steps)
         trellis = Trellis(len(src), config.beam, max_steps, src.device)
-        _search(state, trellis, Beam.start(limits), config.beam, default_processors(config, limits, prefix))
+        _search(state, trellis, Beam.start(limits), config.beam, default_processors(config, limits, prefix, trellis))
         found = trellis.hypotheses(config)
     if not all(found):
         raise FloatingPointError(f"no hypothesis for sentence {found.index([])} of the batch: logits are not finite")

@@ -19,6 +19,7 @@ class SearchConfig:
     max_length_b: int = 50  # b of the same. The defaults are those of Vaswani et al. (2017)
     temperature: float = 1.0  # logits are divided by it; above 1 flattens the distribution
     unk_penalty: float = 0.0  # nats taken from the log-probability of <unk>; above 0 makes it rarer
+    no_repeat_ngram: int = 0  # tokens: no run of so many occurs twice in a translation; 0: no such rule
     nbest: int = 1  # hypotheses returned for each sentence, best first; at most `beam`
 
     def __post_init__(self) -> None:
@@ -32,6 +33,7 @@ class SearchConfig:
                 f"search.max_length_b={self.max_length_b}: with search.max_length_a={self.max_length_a} the shortest "
                 "source leaves no room for a token; give at least 1",
             ),
+            (self.no_repeat_ngram >= 0, f"search.no_repeat_ngram={self.no_repeat_ngram}: must be at least 0"),
             (self.temperature > 0, f"search.temperature={self.temperature}: must be above 0"),
             (
                 1 <= self.nbest <= self.beam,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dynconv_mt.search.config import SearchConfig
+from dynconv_mt.search.trellis import Trellis
 from dynconv_mt.text.vocab import EOS, PAD, UNK
 
 
@@ -51,6 +52,23 @@ class ForcedPrefix:
             log_probs.scatter_(-1, tokens, forced)
 
 
+class NoRepeatedNgrams:
+    """A token that would end an n-gram which the hypothesis has already is ruled out. Forced tokens may repeat."""
+
+    def __init__(self, size: int, trellis: Trellis, prefix_length: int) -> None:
+        self.size, self.trellis, self.prefix_length = size, trellis, prefix_length
+
+    def __call__(self, log_probs: Tensor, step: int, sentences: Tensor) -> None:
+        """See StepProcessor."""
+        if step < max(self.size, self.prefix_length):
+            return
+        tokens = self.trellis.beam_tokens(sentences)  # (B', W, L), L = step
+        ngrams = tokens.unfold(2, self.size, 1)  # (B', W, L - n + 1, n)
+        beginning = tokens[..., step - self.size + 1 :]  # (B', W, n - 1), what the next token would complete
+        is_repeated = (ngrams[..., :-1] == beginning[:, :, None]).all(dim=-1)
+        log_probs.scatter_(-1, ngrams[..., -1].masked_fill(~is_repeated, PAD), -math.inf)  # <pad> is ruled out anyway
+
+
 class LengthBounds:
     """</s> is ruled out before token `shortest` and is all that is left at token `longest`, sentence by sentence."""
 
@@ -70,7 +88,9 @@ class LengthBounds:
             log_probs[..., EOS] = end
 
 
-def default_processors(config: SearchConfig, limits: Tensor, prefix: Tensor | None) -> list[StepProcessor]:
+def default_processors(
+    config: SearchConfig, limits: Tensor, prefix: Tensor | None, trellis: Trellis
+) -> list[StepProcessor]:
     """Return the processors that `config` and a prefix (B, P) ask for; limits (B,): most tokens before </s>.
 
     At its limit a sentence ends even where the prefix goes on, and a prefix may end before `min_length`.
@@ -82,4 +102,7 @@ def default_processors(config: SearchConfig, limits: Tensor, prefix: Tensor | No
         given_end = torch.where(prefix == EOS, positions, limits.max()).amin(dim=1)  # where the prefix has </s>
         shortest = torch.minimum(shortest, given_end)
         processors.append(ForcedPrefix(prefix.masked_fill(positions >= limits[:, None], PAD)))
+    if config.no_repeat_ngram:
+        prefix_length = 0 if prefix is None else prefix.shape[1]
+        processors.append(NoRepeatedNgrams(config.no_repeat_ngram, trellis, prefix_length))
     return [*processors, LengthBounds(shortest, limits)]

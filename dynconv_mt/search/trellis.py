@@ -62,6 +62,16 @@ class Trellis:
         self.kept[self.num_steps, sentences] = kept
         self.num_steps += 1
 
+    def beam_tokens(self, sentences: Tensor) -> Tensor:
+        """Return what the unfinished hypotheses of `sentences` (B',) hold so far: (B', W, L) after L steps."""
+        tokens: list[Tensor] = []
+        column = self.kept[self.num_steps - 1][sentences]  # (B', W)
+        for step in range(self.num_steps - 1, -1, -1):
+            tokens.append(self.tokens[step][sentences].gather(1, column))
+            slot = self.parents[step][sentences].gather(1, column)
+            column = self.kept[step - 1][sentences].gather(1, slot) if step else column
+        return torch.stack(tokens[::-1], dim=-1)
+
     def hypotheses(self, config: SearchConfig) -> list[list[Hypothesis]]:
         """Return the `nbest` best of the first `beam` finished hypotheses of each sentence, best first."""
         steps, columns, totals = self._finished(config.beam)
