@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import Precision, RuntimeConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
+logger = logging.getLogger(__name__)
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -88,11 +90,13 @@ def _device(name: str, local_rank: int) -> torch.device:
 def _precision(precision: Precision, device: torch.device) -> Precision:
     if precision is Precision.fp16 and device.type == "cpu":
         raise UserError("precision=fp16: is for GPUs; on a CPU give precision=bf16, fp32 or auto")
+    has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if precision is Precision.bf16 and device.type == "cpu" and not has_fast_bf16:
+        logger.warning("precision=bf16: this CPU computes bf16 slowly; precision=auto would take fp32, which is faster")
     if precision is not Precision.auto:
         return precision
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.bf16
         return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32
-    has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return Precision.bf16 if has_fast_bf16 else Precision.fp32
