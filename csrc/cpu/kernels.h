@@ -1,142 +1,14 @@
-// The operators, a task at a time. Included by one file per instruction set, which sets KERNELS to a name of its own.
+// The operators, a task at a time. Included by one file per instruction set.
 //
 // A task packs what it reads (x, grad_y) into scratch memory: float whatever the storage, a head's channels side by
 // side, zeros where the formula reads zeros. All else works on packed rows, so that strides, half precision, odd widths
 // and lengths are dealt with in one place.
 #pragma once
 
-#include "tiles.h"
+#include "task.h"
 
 namespace dynconv_mt::cpu {
 namespace {
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-struct Range {
-  int64_t begin;
-  int64_t end;
-};
-
-inline Range clip(Range range, int64_t limit) {
-  const int64_t begin = least(most(range.begin, 0), limit);
-  return {begin, most(least(range.end, limit), begin)};
-}
-
-struct Task {
-  int64_t number;
-  int64_t sentence;
-  int64_t head;
-  int64_t begin;  // positions begin … end - 1
-  int64_t end;
-  int64_t length;  // positions of x from here on are zeros
-
-  Task(const Problem& p, int64_t number) : number(number) {
-    const int64_t chunk = number / p.num_heads % num_chunks(p);
-    head = number % p.num_heads;
-    sentence = number / p.num_heads / num_chunks(p);
-    begin = chunk * kChunk;
-    end = least(begin + kChunk, p.num_positions);
-    length = p.lengths ? most(least(p.lengths[sentence], p.num_positions), 0) : p.num_positions;
-  }
-
-  // The positions of x that y[begin … end - 1] reads.
-  Range inputs(const Problem& p) const {
-    return clip({begin - p.padding_left, end + p.kernel_size - p.padding_left}, length);
-  }
-
-  // The positions of y that read x[begin … end - 1], and those of the task itself.
-  Range outputs(const Problem& p) const {
-    const int64_t left = p.kernel_size - 1 - p.padding_left;
-    return clip({least(begin - left, begin), most(end + 1 + p.padding_left, end)}, p.num_positions);
-  }
-};
-
-// How much scratch memory a task takes, and its parts.
-template <typename A>
-struct Scratch {
-  int64_t pitch;
-  int64_t num_rows;  // at most so many positions are packed at once
-  int64_t packed;    // numbers of a packed stretch
-  int64_t taps;      // numbers of the taps of a stretch, with guards
-
-  explicit Scratch(const Problem& p) {
-    const int64_t chunk = least(kChunk, p.num_positions);
-    const int64_t left = p.padding_left, right = p.kernel_size - 1 - left;
-    const int64_t reach = most(p.kernel_size, most(left, right) + 1);
-    pitch = pitch_of<A>(p.kernel_size);
-    num_rows = least(chunk + reach + 1, p.num_positions);
-    packed = (num_rows + 2 * kGuard) * kBlock<A>;
-    taps = kGuard * kBlock<A> + (num_rows + 2) * pitch;
-  }
-  // x, grad_y; taps, taps before DropConnect, gradients by taps
-  size_t bytes() const { return static_cast<size_t>(2 * packed + 3 * taps) * sizeof(A); }
-};
-
-// The final taps of a stretch of positions: a row each, or one row for all (pitch 0), zeros before and behind.
-template <typename A>
-struct Taps {
-  const A* rows;  // of position `begin`
-  const A* plain;  // the same before DropConnect
-  int64_t begin;
-  int64_t pitch;
-
-  const A* at(int64_t position) const { return rows + (position - begin) * pitch; }
-};
-
-template <typename A>
-void clear(A* target, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes<A>) store(target + i, Vec<A>{});
-}
-
-template <typename A>
-void copy(A* target, const A* source, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes<A>) store(target + i, load(source + i));
-}
-
-template <typename S, typename A>
-Taps<A> make_taps(const Problem& p, const Task& task, Range range, A* scratch) {
-  const Scratch<A> sizes(p);
-  const int64_t pitch = sizes.pitch, count = range.end - range.begin;
-  A* rows = scratch + kLanes<A>;
-  A* plain = rows + sizes.taps;
-  clear(scratch, kLanes<A>);
-  if (!p.weight) {
-    dynamic_rows<S>(p, task.sentence, task.head, range.begin, count, rows, pitch);
-    if (p.drop.is_on) copy(plain, rows, count * pitch);
-  } else {
-    light_row(p, task.head, plain, pitch);
-    if (!p.drop.is_on) {
-      copy(rows, plain, pitch);
-      return {rows, rows, range.begin, 0};
-    }
-    for (int64_t i = 0; i < count; ++i) copy(rows + i * pitch, plain, pitch);
-  }
-  clear(rows + count * pitch, pitch);
-  if (!p.drop.is_on) return {rows, rows, range.begin, pitch};
-  drop_rows(p, task.sentence, task.head, range.begin, count, rows, pitch);
-  return {rows, plain, range.begin, pitch};
-}
-
-// Channels first … first + width - 1 of a head that are packed together.
-struct Block {
-  int64_t first;
-  int64_t width;
-  int64_t num_vectors;
-};
-
-template <typename A>
-Block block_at(const Problem& p, const Task& task, int64_t offset) {
-  const int64_t head_width = p.num_channels / p.num_heads;
-  const int64_t width = least(kBlock<A>, head_width - offset);
-  return {task.head * head_width + offset, width, (width + kLanes<A> - 1) / kLanes<A>};
-}
-
-template <typename S>
-Output<S> output_at(void* data, const Problem& p, const Task& task, int64_t t, const Block& block, int64_t end) {
-  S* at = static_cast<S*>(data) + (task.sentence * p.num_positions + t) * p.num_channels + block.first;
-  return {at, p.num_channels, least(2, end - t), block.width};
-}
 
 template <int K, typename S, typename A>
 void convolve(const Problem& p, const Task& task, const Taps<A>& taps, const Packed<A>& x, const Block& block) {
@@ -202,34 +74,18 @@ void forward_task(const Problem& p, const Task& task, A* scratch) {
   }
 }
 
-template <typename A>
-using Correlate = void (*)(const A*, const A*, int64_t, int64_t, A*);
-
-template <typename A>
-Correlate<A> correlate_for(int64_t num_vectors) {
-  switch (num_vectors) {
-    case kMaxVectors / 2: return correlate<kMaxVectors / 2, A>;
-    case kMaxVectors: return correlate<kMaxVectors, A>;
-    default: return correlate<0, A>;
-  }
-}
-
 // Adds the block's share of the gradients by the taps of dynamic_conv, or of light_conv with DropConnect: rows of
 // positions task.begin …, `pitch` apart. Columns -1 and K are not taps; they lie where rows have zeros.
 template <typename A>
 void correlate_each(
     const Problem& p, const Task& task, const Packed<A>& grad_y, const Packed<A>& x, int64_t num_vectors, A* grads) {
   const int64_t pitch = pitch_of<A>(p.kernel_size);
-  const Correlate<A> products = correlate_for<A>(num_vectors);
   for (int64_t t = task.begin; t < task.end; t += 2) {
     const int64_t origin = t - p.padding_left;  // the position that tap 0 of position t reads
     const int64_t first = most(x.begin - origin, 0) / 4 * 4, last = least(x.end - origin, p.kernel_size + 1);
     A* row = grads + (t - task.begin) * pitch;
     for (int64_t j = first; j < last; j += 4) {
-      A sums[8];
-      products(grad_y.at(t), x.at(origin + j), 1, num_vectors, sums);
-      for (int q = 0; q < 4; ++q) row[j + q] += sums[q];
-      for (int q = 0; q < 4; ++q) row[pitch + j + q - 1] += sums[4 + q];
+      correlate(grad_y.at(t), x.at(origin + j), 1, num_vectors, row + j, row + pitch + j - 1);
     }
   }
 }
@@ -238,16 +94,13 @@ void correlate_each(
 template <typename A>
 void correlate_all(
     const Problem& p, const Task& task, const Packed<A>& grad_y, const Packed<A>& x, int64_t num_vectors, A* grads) {
-  const Correlate<A> products = correlate_for<A>(num_vectors);
   for (int64_t j = 0; j <= p.kernel_size; j += 4) {
     const int64_t shift = j - p.padding_left;  // grad_y[t] meets x[t + shift … t + shift + 3]
     const int64_t skipped = most(x.begin - 3 - shift - task.begin, 0) / 2 * 2;
     const int64_t begin = task.begin + skipped, end = least(task.end, x.end - shift);
     if (end <= begin) continue;
-    A sums[8];
-    products(grad_y.at(begin), x.at(begin + shift), (end - begin + 1) / 2, num_vectors, sums);
-    for (int q = 0; q < 4; ++q) grads[j + q] += sums[q];
-    for (int q = 0; q < 4; ++q) grads[j + q - 1] += sums[4 + q];
+    const int64_t num_pairs = (end - begin + 1) / 2;
+    correlate(grad_y.at(begin), x.at(begin + shift), num_pairs, num_vectors, grads + j, grads + j - 1);
   }
 }
 

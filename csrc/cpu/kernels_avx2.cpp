@@ -1,4 +1,8 @@
 // The kernels for x86 processors with AVX2; dynconv_mt/ops/build.py knows the compiler's flags.
 #include "kernels.h"
 
-const dynconv_mt::cpu::Kernels dynconv_mt::cpu::kernels_avx2 = {"avx2", scratch_bytes, forward, backward, finish_weight};
+namespace dynconv_mt::cpu {
+
+const Kernels kernels_avx2 = {"avx2", scratch_bytes, forward, backward, finish_weight};
+
+}  // namespace dynconv_mt::cpu

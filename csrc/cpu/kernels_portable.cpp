@@ -1,4 +1,8 @@
 // The kernels for any machine; dynconv_mt/ops/build.py knows the compiler's flags.
 #include "kernels.h"
 
-const dynconv_mt::cpu::Kernels dynconv_mt::cpu::kernels_portable = {"portable", scratch_bytes, forward, backward, finish_weight};
+namespace dynconv_mt::cpu {
+
+const Kernels kernels_portable = {"portable", scratch_bytes, forward, backward, finish_weight};
+
+}  // namespace dynconv_mt::cpu

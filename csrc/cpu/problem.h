@@ -57,7 +57,7 @@ struct Problem {
 
 // A task is one head of one chunk of positions of one sentence. Where chunks begin depends on sizes alone, so results
 // do not depend on the number of threads.
-constexpr int64_t kChunk = 256;
+constexpr int64_t kChunk = 128;
 
 static inline int64_t num_chunks(const Problem& p) { return (p.num_positions + kChunk - 1) / kChunk; }
 static inline int64_t num_tasks(const Problem& p) { return p.num_sentences * num_chunks(p) * p.num_heads; }

@@ -4,7 +4,7 @@
 // (tiles.h says what the zeros are for).
 #pragma once
 
-#include "vector.h"
+#include "arithmetic.h"
 
 namespace dynconv_mt::cpu {
 namespace {
@@ -15,38 +15,49 @@ inline int64_t pitch_of(int64_t kernel_size) {
   return (kernel_size + step) / step * step;
 }
 
-// In place. `N` vectors to a row, so that it stays in registers; 0 for any number.
+// In place. `N` vectors to a row, or `num_vectors` where N is 0. Several rows pass each of three stages before the
+// next, since the sum of one row's lanes is a long chain of instructions that wait for each other.
 template <int N, typename A>
-inline void softmax_row(A* row, int64_t pitch) {
-  const int64_t count = N > 0 ? N : pitch / kLanes<A>;
-  Vec<A> high = load(row);
-  for (int64_t i = 1; i < count; ++i) {
-    const Vec<A> next = load(row + i * kLanes<A>);
-    high = next > high ? next : high;
+void softmax_rows_of(A* rows, int64_t num_rows, int64_t num_vectors) {
+  constexpr int64_t kGroup = 16;
+  const int64_t count = N > 0 ? N : num_vectors, pitch = count * kLanes<A>;
+  A values[kGroup];
+  for (int64_t begin = 0; begin < num_rows; begin += kGroup, rows += kGroup * pitch) {
+    const int64_t group = num_rows - begin < kGroup ? num_rows - begin : kGroup;
+    for (int64_t r = 0; r < group; ++r) {
+      Vec<A> high = load(rows + r * pitch);
+      for (int64_t i = 1; i < count; ++i) {
+        const Vec<A> next = load(rows + r * pitch + i * kLanes<A>);
+        high = next > high ? next : high;
+      }
+      values[r] = largest(high);
+    }
+    for (int64_t r = 0; r < group; ++r) {
+      Vec<A> total = {};
+      for (int64_t i = 0; i < count; ++i) {
+        A* at = rows + r * pitch + i * kLanes<A>;
+        const Vec<A> exponential = exp_of_negative(load(at) - values[r]);
+        total += exponential;
+        store(at, exponential);
+      }
+      values[r] = A(1) / sum_lanes(total);
+    }
+    for (int64_t r = 0; r < group; ++r) {
+      for (int64_t i = 0; i < count; ++i) {
+        A* at = rows + r * pitch + i * kLanes<A>;
+        store(at, load(at) * values[r]);
+      }
+    }
   }
-  const A top = largest(high);
-  Vec<A> total = {};
-  for (int64_t i = 0; i < count; ++i) {
-    const Vec<A> exponential = exp_of_negative(load(row + i * kLanes<A>) - top);
-    total += exponential;
-    store(row + i * kLanes<A>, exponential);
-  }
-  const A factor = A(1) / sum_lanes(total);
-  for (int64_t i = 0; i < count; ++i) store(row + i * kLanes<A>, load(row + i * kLanes<A>) * factor);
-}
-
-template <int N, typename A>
-void softmax_rows_of(A* rows, int64_t count, int64_t pitch) {
-  for (int64_t i = 0; i < count; ++i) softmax_row<N>(rows + i * pitch, pitch);
 }
 
 template <typename A>
 void softmax_rows(A* rows, int64_t count, int64_t pitch) {
   switch (pitch / kLanes<A>) {
-    case 1: return softmax_rows_of<1>(rows, count, pitch);
-    case 2: return softmax_rows_of<2>(rows, count, pitch);
-    case 4: return softmax_rows_of<4>(rows, count, pitch);
-    default: return softmax_rows_of<0>(rows, count, pitch);
+    case 1: return softmax_rows_of<1>(rows, count, 1);
+    case 2: return softmax_rows_of<2>(rows, count, 2);
+    case 4: return softmax_rows_of<4>(rows, count, 4);
+    default: return softmax_rows_of<0>(rows, count, pitch / kLanes<A>);
   }
 }
 
@@ -116,6 +127,7 @@ void dynamic_rows(
                     head * kernel_size * stride;
   for (int64_t i = 0; i < count; ++i, source += p.logits.position) {
     if (stride == 1) {
+      prefetch_row<0>(source + kAhead * p.logits.position, kernel_size);
       copy_row(rows + i * pitch, source, kernel_size, pitch, fill_of<A>(p), p.logits.end);
     } else {
       gather_row(rows + i * pitch, source, stride, kernel_size, pitch, fill_of<A>(p));

@@ -17,8 +17,7 @@ namespace {
 
 // Channels that are packed together: 256 bytes, four cache lines, 8 vectors of AVX2.
 template <typename A>
-constexpr int64_t kBlock = 256 / sizeof(A);
-constexpr int64_t kMaxVectors = 256 / VECTOR_BYTES;
+constexpr int64_t kBlock = 512 / sizeof(A);
 
 // Row r and column j of the band at hand are at[r · row + j · column].
 template <typename A>
@@ -32,24 +31,16 @@ struct Band {
 template <int V, int Count, typename A>
 inline void multiply(const A* x, Band<A> band, int64_t count, Vec<A> (&y)[2][V]) {
   for (int v = 0; v < V; ++v) y[0][v] = y[1][v] = Vec<A>{};
+#pragma GCC unroll 2
   for (int64_t j = 0; j < (Count > 0 ? Count : count); ++j, x += kBlock<A>, band.at += band.column) {
     const A first = band.at[0], second = band.at[band.row];
     for (int v = 0; v < V; ++v) {
-      const Vec<A> vector = load(x + v * kLanes<A>);
+      Vec<A> vector = load(x + v * kLanes<A>);
+      keep_in_register(vector);
       y[0][v] += first * vector;
       y[1][v] += second * vector;
     }
   }
-}
-
-// Rows of a head are short and far apart, which hardware does not foresee: this many rows ahead are asked for. Addresses
-// beyond the tensor do no harm.
-constexpr int64_t kAhead = 8;
-
-template <int ForWriting, typename S>
-inline void prefetch_row(const S* row, int64_t width) {
-  const char* address = reinterpret_cast<const char*>(row);
-  for (int64_t i = 0; i < width * static_cast<int64_t>(sizeof(S)); i += 64) __builtin_prefetch(address + i, ForWriting);
 }
 
 // Two rows of y, or one, `pitch` apart, of which `width` channels are stored.
@@ -121,21 +112,25 @@ inline void multiply_pair(
   multiply_block<0>(x.at(begin), band, end - begin, num_vectors, y);
 }
 
-// sums[4·r + q] = Σ over pairs of rows and channels of grad_y[r] · x[q], for two rows and four.
-template <int V, typename A>
-inline void correlate(const A* grad_y, const A* x, int64_t num_pairs, int64_t num_vectors, A* sums) {
-  Vec<A> totals[8] = {};
+// Adds Σ grad_y[r] · x[q], summed over pairs of rows and over channels, to first[q] (r = 0) and second[q] (r = 1), for
+// two rows of grad_y and four of x.
+template <typename A>
+inline void correlate(
+    const A* grad_y, const A* x, int64_t num_pairs, int64_t num_vectors, A* first, A* second) {
+  Vec<A> sums[8];
+  for (int i = 0; i < 8; ++i) sums[i] = Vec<A>{};
   for (int64_t pair = 0; pair < num_pairs; ++pair, grad_y += 2 * kBlock<A>, x += 2 * kBlock<A>) {
-    for (int64_t v = 0; v < (V > 0 ? V : num_vectors); ++v) {
-      const Vec<A> first = load(grad_y + v * kLanes<A>), second = load(grad_y + kBlock<A> + v * kLanes<A>);
+    for (int64_t c = 0; c < num_vectors * kLanes<A>; c += kLanes<A>) {
+      const Vec<A> one = load(grad_y + c), other = load(grad_y + kBlock<A> + c);
       for (int q = 0; q < 4; ++q) {
-        const Vec<A> vector = load(x + q * kBlock<A> + v * kLanes<A>);
-        totals[q] += first * vector;
-        totals[4 + q] += second * vector;
+        Vec<A> vector = load(x + q * kBlock<A> + c);
+        keep_in_register(vector);
+        sums[q] += one * vector;
+        sums[4 + q] += other * vector;
       }
     }
   }
-  sum_eight(totals, sums);
+  add_sums(sums, first, second);
 }
 
 // Copies a head's channels `channel` … + width - 1 of positions begin … end - 1, zeros around them.

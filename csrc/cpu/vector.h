@@ -139,6 +139,15 @@ inline void store_some(S* target, V vector, int64_t count) {
   for (int64_t i = 0; i < count; ++i) target[i] = lanes[i];
 }
 
+// A vector that two sums use is loaded once: compilers would rather load it twice, as operands of the multiplications,
+// though loads are what limits these loops.
+template <typename V>
+inline void keep_in_register([[maybe_unused]] V& vector) {
+#if defined(__AVX2__)
+  asm("" : "+v"(vector));
+#endif
+}
+
 template <typename A>
 inline Vec<A> splat(A value) {
   return value - Vec<A>{};  // minus: it keeps the sign of zero
@@ -151,6 +160,16 @@ inline Vec<A> keep_first(Vec<A> vector, int64_t count, A fill) {
   typename Vectors<A>::Bits lane;
   for (int64_t i = 0; i < kLanes<A>; ++i) lane[i] = static_cast<Word>(i);
   return lane < static_cast<Word>(count) ? vector : splat(fill);
+}
+
+// Rows of a head are short and far apart, which hardware does not foresee: this many rows ahead are asked for.
+// Addresses beyond the tensor do no harm.
+constexpr int64_t kAhead = 8;
+
+template <int ForWriting, typename S>
+inline void prefetch_row(const S* row, int64_t width) {
+  const char* address = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < width * static_cast<int64_t>(sizeof(S)); i += 64) __builtin_prefetch(address + i, ForWriting);
 }
 
 // Copies `count` numbers to a row of `padded` ones (a multiple of the vector), `fill` behind them. Loads whole vectors
@@ -182,100 +201,6 @@ inline void gather_row(A* target, const S* source, int64_t stride, int64_t count
     for (int64_t lane = 0; lane < kLanes<A> && i + lane < count; ++lane) lanes[lane] = source[(i + lane) * stride];
     store(target + i, keep_first(load(lanes), count - i < 0 ? 0 : count - i, fill));
   }
-}
-
-inline float largest(Vec<float> v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_ps(bit_cast<__m512>(v));
-#elif defined(__AVX2__)
-  const __m256 whole = bit_cast<__m256>(v);
-  __m128 x = _mm_max_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
-  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
-#else
-  float result = v[0];
-  for (int64_t i = 1; i < kLanes<float>; ++i) result = v[i] > result ? v[i] : result;
-  return result;
-#endif
-}
-
-inline double largest(Vec<double> v) {
-  double result = v[0];
-  for (int64_t i = 1; i < kLanes<double>; ++i) result = v[i] > result ? v[i] : result;
-  return result;
-}
-
-inline float sum_lanes(Vec<float> v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(bit_cast<__m512>(v));
-#elif defined(__AVX2__)
-  const __m256 whole = bit_cast<__m256>(v);
-  __m128 x = _mm_add_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
-  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
-#else
-  float result = v[0];
-  for (int64_t i = 1; i < kLanes<float>; ++i) result += v[i];
-  return result;
-#endif
-}
-
-inline double sum_lanes(Vec<double> v) {
-  double result = v[0];
-  for (int64_t i = 1; i < kLanes<double>; ++i) result += v[i];
-  return result;
-}
-
-// The sums of the lanes of eight vectors.
-inline void sum_eight(const Vec<float> (&v)[8], float* sums) {
-#if defined(__AVX2__)
-  __m256 x[8];
-  for (int i = 0; i < 8; ++i) {
-#if defined(__AVX512F__)
-    const __m512 whole = bit_cast<__m512>(v[i]);
-    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(whole), 1));
-    x[i] = _mm256_add_ps(_mm512_castps512_ps256(whole), upper);
-#else
-    x[i] = bit_cast<__m256>(v[i]);
-#endif
-  }
-  const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-  const __m256 last = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
-  const __m256 low = _mm256_permute2f128_ps(first, last, 0x20);
-  const __m256 high = _mm256_permute2f128_ps(first, last, 0x31);
-  _mm256_storeu_ps(sums, _mm256_add_ps(low, high));
-#else
-  for (int i = 0; i < 8; ++i) sums[i] = sum_lanes(v[i]);
-#endif
-}
-
-inline void sum_eight(const Vec<double> (&v)[8], double* sums) {
-  for (int i = 0; i < 8; ++i) sums[i] = sum_lanes(v[i]);
-}
-
-// exp(x) for x <= 0, to 1 or 2 units in the last place: 2^n · exp(r) with |r| <= log(2) / 2 and the polynomial of
-// Cephes. Results below the smallest normal number are zero; NaN stays NaN.
-inline Vec<float> exp_of_negative(Vec<float> x) {
-  const FloatBits is_tiny = (FloatBits)(x < -87.33f);
-  x = is_tiny ? splat(0.0f) : x;
-  const Vec<float> shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 · 2^23: rounds to an integer
-  const Vec<float> n = shifted - 12582912.0f;
-  const Vec<float> r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  Vec<float> poly = splat(1.9875691500e-4f);
-  poly = poly * r + 1.3981999507e-3f;
-  poly = poly * r + 8.3334519073e-3f;
-  poly = poly * r + 4.1665795894e-2f;
-  poly = poly * r + 1.6666665459e-1f;
-  poly = poly * r + 5.0000001201e-1f;
-  poly = poly * (r * r) + r + 1.0f;
-  const FloatBits exponent = (bit_cast<FloatBits>(shifted) - 0x4B400000u + 127u) << 23;
-  const Vec<float> result = poly * bit_cast<Vec<float>>(exponent);
-  return bit_cast<Vec<float>>(bit_cast<FloatBits>(result) & ~is_tiny);
-}
-
-inline Vec<double> exp_of_negative(Vec<double> x) {
-  for (int64_t i = 0; i < kLanes<double>; ++i) x[i] = __builtin_exp(x[i]);
-  return x;
 }
 
 }  // namespace
