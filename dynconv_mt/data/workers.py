@@ -62,13 +62,24 @@ class Workers:
             with warnings.catch_warnings():
                 # Python 3.12 warns of forking beside the threads of numerical libraries; these workers use none.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                list(self.map(abs, range(self.count)))  # start them all here, before a progress bar has its thread
+                self._start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._end(at_once=kind is not None)
+
+    def _start(self) -> None:
+        """Start all processes now, before a progress bar has its thread; Ctrl-C meanwhile leaves none behind."""
+        try:
+            list(self.map(abs, range(self.count)))
+        except BaseException:
+            self._end(at_once=True)
+            raise
+
+    def _end(self, *, at_once: bool) -> None:
         if self._executor is None:
             return
-        if kind is not None:
+        if at_once:
             for process in list((getattr(self._executor, "_processes", None) or {}).values()):
                 process.terminate()  # the executor would let them finish first, which may take minutes
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -75,6 +75,15 @@ def test_leaving_by_an_exception_does_not_wait() -> None:
     assert not multiprocessing.active_children()
 
 
+def test_interrupting_the_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("spawn"))  # which takes its time
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+        list(workers.map(sleep, range(100)))
+    assert not multiprocessing.active_children()
+
+
 def test_spawned_workers_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("spawn"))
     with Workers(2) as workers:
