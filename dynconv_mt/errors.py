@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The two exceptions that are no bugs: the user can mend this, and the machine has failed."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,12 @@ class UserError(ValueError):
 
     The message is one paragraph that names the option as typed (or the file and line), its value, the rule and the
     remedy. The command line prints it without a traceback and exits with 2; a library user catches it as a ValueError.
+    """
+
+
+class SystemFailure(RuntimeError):
+    """A full disk, a process of the job that died: neither the input nor the program is to blame.
+
+    The message says what happened, what is safe, and how to go on. The command line prints it without a traceback and
+    exits with 1.
     """

@@ -75,6 +75,7 @@ def to_override(option: Option, value: str) -> str:
     """
     if option.type is bool and value.lower() not in ("true", "false"):
         raise UserError(f"{option.name}={value}: must be true or false")
+    value = str(option.words.get(value, value))
     if option.is_text and not (option.is_optional and value == "null"):
         is_list = option.kind.startswith("text or [") and value.startswith("[") and value.endswith("]")
         value = f"[{','.join(map(quote, _items(value[1:-1])))}]" if is_list else quote(value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynconv_mt.cli.main import MISTAKE, guarded
-from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.text.corpus import read_lines
 
 USAGE = "usage: python -m dynconv_mt.cli.demo HYPOTHESIS REFERENCE WORD_FOR_WORD SOURCE"
@@ -16,7 +16,7 @@ USAGE = "usage: python -m dynconv_mt.cli.demo HYPOTHESIS REFERENCE WORD_FOR_WORD
 def held_out_line(hypothesis: Path, reference: Path, word_for_word: Path, source: Path) -> str:
     """Return sacreBLEU of a translation beside that of a dictionary and of the untranslated source."""
     references = [list(read_lines(reference))]
-    scoring = EvaluateConfig(metrics=[Metric.sacrebleu])
+    scoring = EvaluateConfig(metrics=[ScoreKind.sacrebleu])
     bleu, dictionary, copied = (
         corpus_scores(list(read_lines(path)), references, "de", scoring)[0].value
         for path in (hypothesis, word_for_word, source)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dynconv_mt.cli.commands import Command
 from dynconv_mt.cli.options import REQUIRED, Option, Section, as_typed, sections_of
 from dynconv_mt.cli.recipes import recipe_names, title
-from dynconv_mt.models.presets import preset_names
+from dynconv_mt.models.presets import translation_preset_names
 
 _COLUMN = 34  # where the meaning of an option begins
 _GRAMMAR = """Options are given as name=value, in any order; of one given twice the last counts. Lists: [a,b]. No
@@ -38,7 +38,7 @@ def _lines(command: Command, width: int) -> Iterator[str]:
         if not section.name.startswith("model.decoder"):
             yield from _section_lines(section, width)
     if command.has_model:
-        yield from _choice_lines("model=NAME: architectures", dict.fromkeys(preset_names(), ""), width)
+        yield from _choice_lines("model=NAME: architectures", dict.fromkeys(translation_preset_names(), ""), width)
     if command.has_recipe:
         recipes = {name: title(name) for name in recipe_names()}
         yield from _choice_lines("recipe=NAME, or the path of a file that ends in .yaml", recipes, width)

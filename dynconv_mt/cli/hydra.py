@@ -23,7 +23,7 @@ from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.options import Option, options_of
 from dynconv_mt.cli.recipes import read_recipe
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.presets import preset, preset_names
+from dynconv_mt.models.presets import preset, preset_names, translation_preset_names
 
 CONFIGS = "dynconv_mt.configs"
 _CHOSEN = "chosen"  # what ConfigStore calls the one recipe that is in use
@@ -93,7 +93,20 @@ def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
         raise UserError(f"{where}{command.section}: must hold options, one a line")
     names = [name for name in _flatten(section) if name != "model.name"]
     check_names(command, names, where=f"{where}in the section {command.section}, ")
-    return {str(name): value for name, value in section.items()}
+    return _without_words(section, options_of(command.job))
+
+
+def _without_words(section: Mapping[Any, Any], options: Mapping[str, Option], prefix: str = "") -> dict[str, Any]:
+    """The section with the values that words such as auto stand for."""
+    plain = {}
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            plain[str(key)] = _without_words(value, options, f"{name}.")
+        else:
+            words = options[name].words if name in options else {}
+            plain[str(key)] = words.get(value, value) if isinstance(value, str) else value
+    return plain
 
 
 def _choose_model(section: dict[str, Any], recipe: str) -> str:
@@ -103,7 +116,9 @@ def _choose_model(section: dict[str, Any], recipe: str) -> str:
         section["model"] = {name: value for name, value in model.items() if name != "name"}
         model = model.get("name")
     if model is not None and model not in preset_names():
-        raise UserError(f"recipe={recipe}: model {model} is not known; there are {', '.join(preset_names())}")
+        raise UserError(
+            f"recipe={recipe}: model {model} is not known; there are {', '.join(translation_preset_names())}"
+        )
     return model or ""
 
 
@@ -146,8 +161,12 @@ def _explain(error: BaseException, command: Command, arguments: Arguments) -> Us
     if option is None:
         return UserError(f"{typed}: {str(cause).splitlines()[0]}")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        chosen = f"model={arguments.values['model']}" if "model" in arguments.values else "the chosen model"
+        remedy = "leave the option out" if value is not None else "take it out of the recipe, or choose another model"
         owners = ", ".join(option.only_for)
-        return UserError(f"{typed}: is an option of the token mixers {owners}; the chosen model has another one there")
+        return UserError(
+            f"{typed}: is an option of the token mixers {owners}; {chosen} has another one there; {remedy}"
+        )
     return UserError(f"{typed}: must be {option.kind}")
 
 
@@ -159,5 +178,5 @@ def _top_level(command: Command) -> list[str]:
 def _describe_missing(command: Command, names: list[str]) -> str:
     text = f"{', '.join(f'{name}=' for name in names)}: required, and not given"
     if "model" in names:
-        text += f"; model= takes an architecture ({', '.join(preset_names())}), or recipe= names one"
+        text += f"; model= takes an architecture ({', '.join(translation_preset_names())}), or recipe= names one"
     return f"{text}; {command.name} --help lists all options"

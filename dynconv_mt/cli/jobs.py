@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.config import SearchConfig
 from dynconv_mt.text.config import TextConfig, Tokenization
-from dynconv_mt.train.config import FitConfig
+from dynconv_mt.train.config import Final, FitConfig
 
 STDIO = "-"  # as input= or output=: standard input or output
 
@@ -26,6 +26,24 @@ def as_list(value: Any) -> list[str]:
         return []
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return [str(item) for item in items]
+
+
+def _refuse_typed(typed: Mapping[str, str], option: str, need: str) -> None:
+    """Raise UserError where an option, or one of a section (`name.`), was typed that has no effect in this job.
+
+    What a recipe sets says nothing of this job, and passes.
+    """
+    for name, value in typed.items():
+        if name == option or (option.endswith(".") and name.startswith(option)):
+            raise UserError(f"{name}={value}: has an effect together with {need} only")
+
+
+def _check_batch(batch: BatchConfig) -> None:
+    """Raise UserError for what only training knows."""
+    if batch.is_auto:
+        raise UserError("batch.max_tokens=auto: has an effect in training only; give a number")
+    if batch.rows_multiple != 1:
+        raise UserError(f"batch.rows_multiple={batch.rows_multiple}: has an effect in training only")
 
 
 @dataclass(kw_only=True)
@@ -50,6 +68,13 @@ class TrainJob(FitConfig):
             raise UserError("model.encoder.layers=0: a language model; dc-train trains translation models only")
         if self.search.nbest != 1:
             raise UserError(f"search.nbest={self.search.nbest}: has no effect here; validation takes the best one")
+
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        if not self.validate.bleu:
+            _refuse_typed(typed, "search.", "validate.bleu=true")
+        if self.checkpoint.final is not Final.average:
+            _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
 
 
 @dataclass(kw_only=True)
@@ -84,9 +109,13 @@ class GenerateJob(RuntimeConfig):
             raise UserError(f"scores_json={self.scores_json}: there is nothing to score without reference=")
         if self.search.nbest > 1 and self.details is None:
             raise UserError(f"search.nbest={self.search.nbest}: only details=FILE holds more than the best translation")
-        if self.batch.rows_multiple != 1:
-            raise UserError(f"batch.rows_multiple={self.batch.rows_multiple}: has an effect in training only")
+        _check_batch(self.batch)
         self._check_files()
+
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        if self.data_dir is None and not as_list(self.reference):
+            _refuse_typed(typed, "evaluate.", "reference=")
 
     def _check_files(self) -> None:
         """Raise UserError where one file would be written over another that was named."""
@@ -175,6 +204,11 @@ class ConvertJob:
             self.text.check()
         _check_out_dir(self.out_dir, self.overwrite)
 
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        if self.dict is None:
+            _refuse_typed(typed, "text.", "dict=")
+
 
 @dataclass(kw_only=True)
 class ScoreJob(RuntimeConfig):
@@ -193,8 +227,7 @@ class ScoreJob(RuntimeConfig):
             raise UserError("model_dir=[]: give at least one model")
         if self.src == self.tgt == STDIO:
             raise UserError("src=-, tgt=-: only one of the two can be standard input")
-        if self.batch.rows_multiple != 1:
-            raise UserError(f"batch.rows_multiple={self.batch.rows_multiple}: has an effect in training only")
+        _check_batch(self.batch)
 
 
 @dataclass(kw_only=True)
@@ -226,6 +259,8 @@ class EvaluateJob(ReportConfig, _EvaluationFiles):
         for option, given in (("hypotheses", files), ("reference", as_list(self.reference))):
             if not given:
                 raise UserError(f"{option}=[]: give at least one file")
+        if self.inputs.count(STDIO) > 1:
+            raise UserError("hypotheses=, reference=, source=, train=: only one file can be -, standard input")
         if len(set(files)) < len(files):
             raise UserError(f"hypotheses=[{','.join(files)}]: names a file twice")
         if names and (len(names) != len(files) or len(set(names)) < len(names)):

@@ -19,11 +19,13 @@ def read_input(option: str, name: str) -> list[str]:
     path = Path(name)
     if name == STDIO:
         lines = list(decode_lines(sys.stdin.buffer, "standard input"))
-    elif path.is_fifo():
-        with path.open("rb") as stream:
-            lines = list(decode_lines(stream, name))
     elif path.is_file():
         lines = list(read_lines(path))
+    elif path.is_dir():
+        raise UserError(f"{option}={name}: is a folder; name a file in it")
+    elif path.exists():  # a named pipe, /dev/stdin
+        with path.open("rb") as stream:
+            lines = list(decode_lines(stream, name))
     else:
         raise UserError(f"{option}={name}: no such file")
     if not lines:

@@ -1,4 +1,4 @@
-"""From a command line to an exit code: 0 done, 2 the user's mistake, 1 ours, 130 interrupted."""
+"""From a command line to an exit code: 0 done, 2 the user's mistake, 1 ours or the machine's, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import dynconv_mt
 from dynconv_mt.cli.arguments import check_names, parse
 from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.plugins import import_plugins
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import SystemFailure, UserError
 
-DONE, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DONE, FAILED, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -84,6 +84,9 @@ def guarded(action: Callable[[], int], name: str) -> int:
         return code
     except UserError as error:
         return _complain(name, str(error))
+    except SystemFailure as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
         return BROKEN_PIPE
@@ -118,6 +121,8 @@ def _run(command: Command, argv: Sequence[str]) -> int:
     job = hydra.compose(command, arguments)
     if hasattr(job, "check"):
         job.check()
+    if hasattr(job, "check_typed"):
+        job.check_typed(arguments.values)
     module: Any = importlib.import_module(f"dynconv_mt.cli.{command.section}")
     return int(module.run(job))
 

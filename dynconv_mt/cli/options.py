@@ -8,7 +8,7 @@ import sys
 import tokenize
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ class Option:
     default: Any  # REQUIRED if there is none
     help: str  # the comment beside the field
     only_for: tuple[str, ...] = ()  # variants of the section that have it; none named: all
+    words: Mapping[str, Any] = field(default_factory=dict)  # that may be typed for certain values: auto
 
     @property
     def is_text(self) -> bool:
@@ -45,7 +46,7 @@ class Option:
     @property
     def kind(self) -> str:
         """What a value must be, in words."""
-        return describe_type(self.type)
+        return " or ".join([describe_type(self.type), *self.words])
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ def _walk(prefix: str, config: type) -> Iterator[Section]:
     variant: Any
     for variant in variants.values() or [config]:
         hints = get_type_hints(variant)
-        for field in fields(variant):
-            name, kind = f"{prefix}{field.name}", hints[field.name]
+        for entry in fields(variant):
+            name, kind = f"{prefix}{entry.name}", hints[entry.name]
             if is_dataclass(kind):
                 nested.append((f"{name}.", kind))  # type: ignore[arg-type]
             elif name not in options:
-                owners = tuple(key for key, other in variants.items() if field.name in _names(other))
+                owners = tuple(key for key, other in variants.items() if entry.name in _names(other))
                 only_for = owners if len(owners) < len(variants) else ()
-                options[name] = Option(name, kind, _default(field), _help(variant, field.name, kind), only_for)
+                words = entry.metadata.get("words", {})
+                options[name] = Option(name, kind, _default(entry), _help(variant, entry.name, kind), only_for, words)
     if options:
         yield Section(prefix.removesuffix("."), _first_paragraph(config), tuple(options.values()))
     for inner_prefix, inner in nested:

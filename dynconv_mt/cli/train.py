@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,7 +15,7 @@ from dynconv_mt.compute import resolve_compute
 from dynconv_mt.data.manifest import Manifest, read_manifest
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
-from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
@@ -27,7 +26,7 @@ from dynconv_mt.translate import Translator
 
 
 def run(job: TrainJob) -> int:
-    """Train, or go on; return 0 at the end, 128 + the signal's number when a signal cut the run off."""
+    """Train, or go on; return 0, also when a signal has stopped the run, which the same command continues."""
     manifest = read_manifest(job.data_dir)
     text = TextPipeline.load(Path(job.data_dir) / "text")
     data = FitData(
@@ -40,8 +39,8 @@ def run(job: TrainJob) -> int:
     torch.manual_seed(job.seed)
     model = build_model(job.model)
     assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
-    result = fit(job, model, data, validate)
-    return 0 if result.is_finished else 128 + int(getattr(signal, result.reason, signal.SIGTERM))
+    fit(job, model, data, validate)
+    return 0
 
 
 def _open_store(data_dir: str, split: str, text: TextPipeline) -> TokenStore:
@@ -72,7 +71,7 @@ class BleuValidation:
         self.job, self.text = job, text
         self.raw = read_raw_split(job.data_dir, "valid")
         is_tokens = text.config.tokenization is Tokenization.none
-        metric = Metric.tokenized_bleu if is_tokens else Metric.sacrebleu
+        metric = ScoreKind.tokenized_bleu if is_tokens else ScoreKind.sacrebleu
         self.scoring = EvaluateConfig(metrics=[metric], tokenization=text.config.tokenization)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:

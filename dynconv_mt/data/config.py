@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynconv_mt.errors import UserError
+
+AUTO = 0  # batch.max_tokens: found by trial when training begins
 
 
 @dataclass
 class BatchConfig:
     """How large a batch is. Each limit holds for every batch; batches are as large as the limits allow."""
 
-    max_tokens: int = 4096  # tokens: rows x longest side (source or target, </s> included, padding counted), at most
+    max_tokens: int = field(
+        default=4096,
+        metadata={"words": {"auto": AUTO}},
+    )  # tokens: rows x longest side (padding and </s> counted), at most; auto (training): as many as fit in memory
     max_sentences: int | None = None  # rows, at most; None: as many as the tokens allow
     rows_multiple: int = 1  # rows: a multiple of this wherever more than this many fit (8 suits GPU matrix products)
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that no batch could keep."""
-        for name in ("max_tokens", "max_sentences", "rows_multiple"):
+        if self.max_tokens < 1 and not self.is_auto:
+            raise UserError(f"batch.max_tokens={self.max_tokens}: must be at least 1, or auto")
+        for name in ("max_sentences", "rows_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"batch.{name}={value}: must be at least 1")
@@ -25,3 +32,8 @@ class BatchConfig:
             raise UserError(
                 f"batch.rows_multiple={self.rows_multiple}: must not exceed batch.max_sentences={self.max_sentences}"
             )
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether max_tokens is yet to be found."""
+        return self.max_tokens == AUTO

@@ -7,9 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from dynconv_mt.data.batch import Batch, blank_batch, collate
 from dynconv_mt.data.config import BatchConfig
-from dynconv_mt.data.plan import Order, check_budget, epoch_plan, num_updates, update_batches
+from dynconv_mt.data.plan import Lengths, Order, check_budget, epoch_plan, num_updates, update_batches
 from dynconv_mt.data.prefetch import Prefetcher
 from dynconv_mt.data.store import TokenStore
 
@@ -51,11 +53,16 @@ class Loader:
         shuffle: bool = True,
         pin_memory: bool = False,
         prefetch: int = 4,
+        max_length: int | None = None,
     ) -> None:
         """`shuffle=False` is for validation (short to long, the same in every epoch); `prefetch` counts updates made
-        ahead, 0 for none and no thread. Raises UserError when a sentence exceeds `config.max_tokens`.
+        ahead, 0 for none and no thread. Pairs with a side of more than `max_length` tokens, </s> included, are left
+        out. Raises UserError when another sentence exceeds `config.max_tokens`.
         """
-        check_budget(store.src_lengths, store.tgt_lengths, config)
+        self._numbers: Order | None = None  # of the sentences that take part; None: all
+        if max_length is not None:
+            self._numbers = np.flatnonzero(np.maximum(store.src_lengths, store.tgt_lengths) <= max_length)
+        check_budget(*self._lengths(store), config)
         self.store = store
         self.config = config
         self.seed = seed
@@ -78,10 +85,14 @@ class Loader:
         with closing(Prefetcher(updates, self.prefetch)) as ahead:
             yield from ahead
 
+    def _lengths(self, store: TokenStore) -> tuple[Lengths, Lengths]:
+        if self._numbers is None:
+            return store.src_lengths, store.tgt_lengths
+        return store.src_lengths[self._numbers], store.tgt_lengths[self._numbers]
+
     def _plan(self, epoch: int, shuffle: bool) -> list[Order]:
-        return epoch_plan(
-            self.store.src_lengths, self.store.tgt_lengths, self.config, self.seed, epoch, shuffle=shuffle
-        )
+        plan = epoch_plan(*self._lengths(self.store), self.config, self.seed, epoch, shuffle=shuffle)
+        return plan if self._numbers is None else [self._numbers[order] for order in plan]
 
     def _updates(self, epoch: int, start: int) -> Iterator[Update]:
         plan = self._plan(epoch, self.shuffle)

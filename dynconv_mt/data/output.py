@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -49,11 +50,18 @@ def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what processes that no longer run have left half built."""
-    prefix = f"{folder.name}.partial-"
-    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        number = path.name.removeprefix(prefix)
-        if path.name.startswith(prefix) and number.isdecimal() and not _is_running(int(number)):
+    """Remove what processes that no longer run have left half built; what they had set aside goes back to its place.
+
+    A process killed between the two renames of `_put_in_place` leaves the old folder, whole, under its other name.
+    """
+    name = re.compile(re.escape(folder.name) + r"\.partial-(\d+)(-old)?")
+    for path in list(folder.parent.iterdir()) if folder.parent.is_dir() else ():
+        match = name.fullmatch(path.name)
+        if match is None or _is_running(int(match[1])):
+            continue
+        if match[2] and not folder.exists():
+            os.replace(path, folder)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

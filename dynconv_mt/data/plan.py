@@ -45,6 +45,7 @@ def epoch_plan(
 
 def check_budget(src_lengths: Lengths, tgt_lengths: Lengths, config: BatchConfig) -> None:
     """Raise UserError when a sentence is longer than a whole batch may be."""
+    assert not config.is_auto, "batch.max_tokens=auto stands for a number that is to be found first"
     longest = max(int(lengths.max(initial=0)) for lengths in (src_lengths, tgt_lengths))
     if longest > config.max_tokens:
         number = int(np.flatnonzero(np.maximum(src_lengths, tgt_lengths) == longest)[0])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import dynconv_mt
 from dynconv_mt.errors import UserError
@@ -28,6 +29,29 @@ class SavesItself(Protocol):
         """Write everything into `folder`."""
 
 
+class Weights(NamedTuple):
+    """The tensors of a model by name, as a file holds them: tied ones once."""
+
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str]  # from a name left out to the one that stands for it
+
+
+def weights_of(module: nn.Module) -> Weights:
+    """Return the weights of a module, not copied. Of several names for one tensor the first in order stands for all."""
+    names: dict[int, list[str]] = {}
+    state = module.state_dict(keep_vars=True)  # keep_vars: else tied weights could not be told by identity
+    for name in sorted(state):
+        names.setdefault(id(state[name]), []).append(name)
+    tensors = {kept: state[kept].detach() for kept, *_ in names.values()}
+    return Weights(tensors, {alias: kept for kept, *others in names.values() for alias in others})
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write weights to a file of safetensors that `load_weights` reads."""
+    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    save_file(tensors, path, weights.aliases or None)
+
+
 def save_model(
     folder: Path, model: Model, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
 ) -> None:
@@ -35,12 +59,23 @@ def save_model(
 
     `provenance` (JSON values) says where the weights come from: data, updates, scores. Tied weights are stored once.
     """
+    write_model_dir(folder, model.config, weights_of(model), text, provenance)
+
+
+def write_model_dir(
+    folder: Path,
+    config: ModelConfig,
+    weights: Weights,
+    text: SavesItself | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Do what `save_model` does, for weights that are no longer, or not wholly, in a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model, str(folder / WEIGHTS))
+    save_weights(folder / WEIGHTS, weights)
     data = {
         "format": FORMAT,
         "version": dynconv_mt.__version__,
-        "model": config_to_dict(model.config),
+        "model": config_to_dict(config),
         "provenance": dict(provenance or {}),
     }
     (folder / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -38,6 +38,11 @@ def preset_names() -> list[str]:
     return sorted(_PRESETS)
 
 
+def translation_preset_names() -> list[str]:
+    """Return the names of those that are no language models: what dc-train takes."""
+    return [name for name in preset_names() if not preset(name).is_language_model]
+
+
 def preset(name: str) -> ModelConfig:
     """Return a fresh config of a named architecture. Raises UserError with the right names for a wrong one."""
     if name not in _PRESETS:

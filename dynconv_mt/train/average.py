@@ -52,9 +52,12 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
     return found[-count:]
 
 
-def write_final_model(run: Path, config: FitConfig, state: TrainerState) -> list[Path]:
-    """Make RUN/model as `checkpoint.final` says; return the checkpoints that it was made of."""
-    sources = _final_sources(run, config, state)
+def write_final_model(run: Path, config: FitConfig, state: TrainerState, *, must_be_all: bool = False) -> list[Path]:
+    """Make RUN/model as `checkpoint.final` says; return the checkpoints that it was made of.
+
+    With `must_be_all`, UserError where some that it should be made of are there no more.
+    """
+    sources = _final_sources(run, config, state, must_be_all)
     if config.checkpoint.final is Final.average:
         average_checkpoints(sources, run / "model")
     else:
@@ -62,7 +65,7 @@ def write_final_model(run: Path, config: FitConfig, state: TrainerState) -> list
     return sources
 
 
-def _final_sources(run: Path, config: FitConfig, state: TrainerState) -> list[Path]:
+def _final_sources(run: Path, config: FitConfig, state: TrainerState, must_be_all: bool) -> list[Path]:
     if config.checkpoint.final is Final.best:
         candidates = best_updates(state, config.validate.metric, len(state.validations))
         count = 1
@@ -74,6 +77,11 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState) -> list[Pa
     if not sources:
         option = f"checkpoint.final={config.checkpoint.final}"
         raise UserError(f"{option}: no checkpoint in {run} can serve for it; choose checkpoint.final=last")
+    if must_be_all and len(sources) < (wanted := min(count, len(candidates))):
+        raise UserError(
+            f"checkpoint.average={count}: {len(sources)} of these {wanted} checkpoints are left in {run}; give "
+            f"checkpoint.average={len(sources)}"
+        )
     return sources[::-1]
 
 

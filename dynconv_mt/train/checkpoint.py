@@ -5,7 +5,8 @@
         state/trainer.json  state/*.safetensors    what resuming needs besides
         manifest.json                              size and SHA-256 of every other file; written last
 
-A folder is filled under a temporary name beside its place, flushed to the disk, and renamed.
+A folder is filled under a temporary name beside its place, flushed to the disk, and renamed. One that it replaces is
+set aside until then: between the two renames it is whole under another name, and the next start puts it back.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ STATE = "state"
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8,})")
 _TEMPORARY = ".tmp_"
+_REPLACED = f"{_TEMPORARY}replaced_"
 
 
 def checkpoint_folder(run: Path, update: int) -> Path:
@@ -81,7 +83,8 @@ def find_damage(folder: Path) -> str | None:
 def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: bool = True) -> None:
     """Let `fill` write into a new folder, and give it its name when all is on the disk. Replaces an older `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f"{_TEMPORARY}{folder.name}"
+    temporary, replaced = (folder.parent / f"{prefix}{folder.name}" for prefix in (_TEMPORARY, _REPLACED))
+    _put_back(replaced)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -89,12 +92,22 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: b
         flush_folder(temporary)
         if with_manifest:
             _write_manifest(temporary)
-        remove_folder(folder)
+        if folder.exists():
+            os.rename(folder, replaced)
         os.rename(temporary, folder)
     except BaseException:
+        _put_back(replaced)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _put_back(replaced: Path) -> None:
+    """Give a folder set aside its name back, unless what was to replace it has come to be."""
+    folder = replaced.with_name(replaced.name.removeprefix(_REPLACED))
+    if replaced.exists() and not folder.exists():
+        os.rename(replaced, folder)
 
 
 def remove_folder(folder: Path) -> None:
@@ -107,7 +120,13 @@ def remove_folder(folder: Path) -> None:
 
 
 def clean_temporary(run: Path) -> list[str]:
-    """Remove what an interrupted save or removal left in a run folder; return the names."""
+    """Remove what an interrupted save or removal left in a run folder; return the names.
+
+    A folder that was set aside for another which did not come to be gets its name back.
+    """
+    for parent in (run, run / "checkpoints"):
+        for replaced in parent.glob(f"{_REPLACED}*"):
+            _put_back(replaced)
     left = [path for parent in (run, run / "checkpoints") for path in parent.glob(f"{_TEMPORARY}*")]
     for path in left:
         if path.is_dir():
@@ -126,9 +145,14 @@ def prune(run: Path, keep: Collection[int]) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file under a temporary name, flush it and rename it."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, flush it and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     _fsync(temporary)
     os.replace(temporary, path)
     _fsync(path.parent)

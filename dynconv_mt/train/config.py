@@ -25,6 +25,13 @@ class Metric(StrEnum):
     bleu = "bleu"
 
 
+class Parallel(StrEnum):
+    """How several ranks share a model: each holds all of it (DDP), or a part of weights, gradients, moments (FSDP2)."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 class Final(StrEnum):
     """What becomes RUN/model: the best checkpoint, the newest one, or the mean of the newest ones."""
 
@@ -56,12 +63,14 @@ class TrainConfig:
     batches_per_update: int = 0  # micro-batches per update over all ranks; 0: update_freq on each. Sets update_freq
     label_smoothing: float = 0.1  # probability spread evenly over all types of the vocabulary
     ema_decay: float = 0.0  # exponential moving average of the weights, per update; 0: none
+    parallel: Parallel = Parallel.ddp  # how several ranks share a model; of one rank it says nothing
     max_skipped: int = 20  # updates in a row whose gradient is not finite before training gives up
     log_every: int = 50  # updates between two lines of metrics.jsonl
     tensorboard: bool = True  # write RUN/tensorboard
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
+        self.parallel = Parallel(self.parallel)
         _check_at_least("train", self, 0, "max_updates", "max_epochs", "max_minutes", "batches_per_update")
         _check_at_least("train", self, 1, "update_freq", "max_skipped", "log_every")
         for name in ("label_smoothing", "ema_decay"):

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from dynconv_mt.compute import Compute
+from dynconv_mt.errors import SystemFailure, UserError
+from dynconv_mt.train.heartbeat import AFTER_DEATH, Heartbeat
+from dynconv_mt.train.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+JOIN = timedelta(minutes=10)  # until all ranks have come, and for an exchange of gradients
+LONG = timedelta(days=7)  # for what waits while rank 0 saves or translates: whether it lives, the heartbeat says
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,18 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0  # on this machine
     local_world_size: int = 1
+    # where ranks agree: through the CPU, with time to wait
+    control: dist.ProcessGroup | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """Read what torchrun sets; one rank where it set nothing."""
+        """Read what torchrun sets; one rank where it set nothing. Raises UserError for what is half set."""
         names = {"rank": "RANK", "world_size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
-        values = {name: int(os.environ[key]) for name, key in names.items() if key in os.environ}
-        return cls(**values, local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", values.get("world_size", 1))))
+        values: dict[str, Any] = {name: int(os.environ[key]) for name, key in names.items() if key in os.environ}
+        ranks = cls(**values, local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", values.get("world_size", 1))))
+        if ranks.world_size > 1 and (missing := [name for name in ("RANK", *ADDRESS) if name not in os.environ]):
+            raise UserError(f"WORLD_SIZE={ranks.world_size}: needs {missing[0]} beside it; torchrun sets them all")
+        return ranks
 
     @property
     def is_main(self) -> bool:
@@ -49,18 +68,29 @@ class Ranks:
         if self.world_size == 1:
             return number
         tensor = torch.tensor(number)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return int(tensor)
 
     def from_main(self, value: Any) -> Any:
-        """Return rank 0's `value` (JSON) on all ranks."""
+        """Return rank 0's `value` (JSON) on all ranks. Signals are noticed while waiting, however long that is."""
         if self.world_size == 1:
             return value
         data = json.dumps(value).encode() if self.is_main else b""
-        size = self.max(len(data))
-        buffer = torch.frombuffer(bytearray(data or bytes(size)), dtype=torch.uint8)
-        dist.broadcast(buffer, src=0)
+        size = torch.tensor(len(data))
+        work = dist.broadcast(size, src=0, group=self.control, async_op=True)
+        while not work.is_completed():
+            time.sleep(0.01)  # in Python, which runs the handlers of signals
+        work.wait()
+        buffer = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8)
+        dist.broadcast(buffer, src=0, group=self.control)
         return json.loads(bytes(buffer.tolist()))
+
+    def from_rank(self, rank: int, value: Any) -> Any:
+        """Return the `value` (JSON) of one rank on all ranks."""
+        data = json.dumps(value).encode() if self.rank == rank else b""
+        buffer = torch.zeros(self.max(len(data)), dtype=torch.uint8)
+        buffer[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        return json.loads(bytes(self.sum(buffer).tolist()))
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
@@ -68,29 +98,75 @@ class Ranks:
 
 
 @contextmanager
-def process_group(ranks: Ranks, compute: Compute) -> Iterator[None]:
-    """Join the other ranks: gloo for CPU tensors, NCCL for those of GPUs."""
+def process_group(ranks: Ranks, compute: Compute, interrupt: Interrupt) -> Iterator[Ranks]:
+    """Join the other ranks inside the block: gloo for CPU tensors, NCCL for those of GPUs.
+
+    Raises SystemFailure when another rank dies, or ends the process where it is beyond reach; within a minute.
+    """
     if ranks.world_size == 1:
-        yield
+        yield ranks
         return
     backend = "cpu:gloo,cuda:nccl" if compute.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
-    try:
-        yield
-    finally:
+    with _failures(ranks):
+        store, rank, world_size = next(rendezvous("env://", timeout=JOIN))
+        store = _own_part(store, ranks)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=JOIN)
+        ranks = replace(ranks, control=dist.new_group(backend="gloo", timeout=LONG))
+        heartbeat = Heartbeat(store.clone(), rank, world_size, interrupt)  # type: ignore[attr-defined]
+        ranks.barrier()
+        heartbeat.start()
+        try:
+            yield ranks
+        finally:
+            heartbeat.stop()
+        ranks.barrier()  # nobody leaves while another still minds
         dist.destroy_process_group()
 
 
-def parallelise(model: nn.Module, ranks: Ranks, compute: Compute) -> nn.Module:
-    """Return `model` with gradients averaged over the ranks in backward, and rank 0's weights on all of them."""
-    if ranks.world_size == 1:
-        return model
-    device_ids = [compute.device] if compute.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+def _own_part(store: Store, ranks: Ranks) -> Store:
+    """Return a part of `store` for the processes of this start alone.
+
+    Where torchrun starts a job anew it hands out the same store, with the addresses of the dead in it (torch 2.13), and
+    what it counts differs between nodes. So each rank shows rank 0 a number just drawn and waits for it to be answered.
+    """
+    drawn, end = uuid.uuid4().hex, time.monotonic() + JOIN.total_seconds()
+    if not ranks.is_main:
+        store.set(f"dynconv_mt/come/{ranks.rank}", drawn)
+        answer = ["", ""]
+        while answer[0] != drawn:
+            answer = store.get(f"dynconv_mt/answer/{ranks.rank}").decode().split()
+            _pause(end)
+        store.set(f"dynconv_mt/heard/{ranks.rank}", answer[1])
+        return PrefixStore(f"dynconv_mt/{answer[1]}", store)
+    for other in range(1, ranks.world_size):
+        heard = f"dynconv_mt/heard/{other}"
+        while not (store.check([heard]) and store.get(heard).decode() == drawn):
+            store.set(f"dynconv_mt/answer/{other}", f"{store.get(f'dynconv_mt/come/{other}').decode()} {drawn}")
+            _pause(end)
+    return PrefixStore(f"dynconv_mt/{drawn}", store)
 
 
-def accumulate(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Return a context for forward and backward of a micro-batch: gradients meet in the last one of an update."""
-    if isinstance(model, DistributedDataParallel) and not is_last:
-        return model.no_sync()
-    return nullcontext()
+def _pause(end: float) -> None:
+    if time.monotonic() > end:
+        raise SystemFailure(
+            f"a rank has not come within {JOIN.total_seconds() / 60:g} minutes; its own output says why"
+        )
+    time.sleep(0.02)
+
+
+@contextmanager
+def _failures(ranks: Ranks) -> Iterator[None]:
+    """Turn what gloo and NCCL raise when the other side is gone into SystemFailure."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, SystemFailure) or not _is_of_connection(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise SystemFailure(
+            f"rank {ranks.rank}: lost the connection to another rank. {AFTER_DEATH} ({reason})"
+        ) from error
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)

@@ -9,40 +9,40 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from dynconv_mt.compute import keep_freed_memory, resolve_compute
 from dynconv_mt.data.loader import Loader, Share, Update
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train.average import write_final_model
-from dynconv_mt.train.checkpoint import (
-    checkpoint_folder,
-    clean_temporary,
-    find_damage,
-    newest_sound,
-    prune,
-    write_folder,
-)
+from dynconv_mt.train.budget import recall_budget, settle_budget
+from dynconv_mt.train.checkpoint import clean_temporary, newest_sound
 from dynconv_mt.train.clock import Clock, updates_left
 from dynconv_mt.train.config import FitConfig
 from dynconv_mt.train.curves import draw_curves
+from dynconv_mt.train.disk import disk_failures
 from dynconv_mt.train.distributed import Ranks, process_group
 from dynconv_mt.train.interrupt import Interrupt, interrupts
 from dynconv_mt.train.report import Reporter
-from dynconv_mt.train.resume import read_state, restore_step, write_state
-from dynconv_mt.train.run_folder import check_run_folder, finished_state, locked, write_finished, write_job
-from dynconv_mt.train.start import FitData, check_data, check_resume, describe
+from dynconv_mt.train.resume import read_state, restore_step
+from dynconv_mt.train.run_folder import (
+    check_run_folder,
+    is_final_current,
+    locked,
+    read_finished,
+    write_finished,
+    write_job,
+)
+from dynconv_mt.train.saving import Saver
+from dynconv_mt.train.start import FitData, check_data, check_resume, describe, max_positions
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
 from dynconv_mt.train.step import Sums, UpdateStep
-from dynconv_mt.train.validation import validation_loader, validation_loss
-
-Validate = Callable[[nn.Module], Mapping[str, float]]
+from dynconv_mt.train.trouble import check_progress
+from dynconv_mt.train.validation import Validate, measure, validation_loader
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,52 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     `validate` is called at each validation, on rank 0, with the model in evaluation mode on its device; it returns
     further scores, such as {"bleu": 38.1}. A finished run is left as it is. With torchrun's environment set, every
     rank calls this. `config` may be a subclass with further fields; all of them go into the run's config.json.
-    Raises UserError before anything is written where options, data and folder do not fit together.
+    Raises UserError before anything is written where options, data and folder do not fit together, and SystemFailure
+    where a disk is full or another rank has died.
     """
     config.check()
+    config = recall_budget(config)
     check_run_folder(config)
     run, ranks = Path(config.out_dir), Ranks.from_environment()
-    if finished := finished_state(config):
+    if finished := read_finished(config):
+        state, reason = finished
         if ranks.is_main:
-            print(f"{run}: this run has finished ({finished[1]}); raise the limit to train on", file=sys.stderr)
-        best = best_validation(finished[0], config.validate.metric)
-        return FitResult(True, finished[1], finished[0].update, best, run / "model")
+            _keep_finished(config, state, reason)
+        return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
     check_data(config, model, data)
     compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size)
     if compute.device.type == "cpu":
         keep_freed_memory()
-    with process_group(ranks, compute), locked(run) if ranks.is_main else nullcontext(), interrupts() as interrupt:
-        step = UpdateStep(model.to(compute.device), config, compute, ranks)
-        trainer = Trainer(config, step, data, validate)
-        with closing(trainer.reporter):
-            return trainer.run(interrupt)
+    with (
+        interrupts() as interrupt,
+        disk_failures(run),
+        process_group(ranks, compute, interrupt) as ranks,
+        locked(run) if ranks.is_main else nullcontext(),
+    ):
+        model = model.to(compute.device)
+        config = settle_budget(config, model, data.train, compute, ranks)
+        step = UpdateStep(model, config, compute, ranks)
+        trainer = Trainer(config, step, data, validate, interrupt)
+        with closing(trainer.reporter), closing(trainer.saver):
+            return trainer.run()
+
+
+def _keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
+    """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed."""
+    run = Path(config.out_dir)
+    print(f"{run}: this run has finished ({reason}); raise the limit to train on", file=sys.stderr)
+    if is_final_current(config):
+        return
+    with locked(run), disk_failures(run):
+        clean_temporary(run)
+        sources = write_final_model(run, config, state, must_be_all=True)
+        write_finished(config, state, reason)
+    print(_final_line(config, sources), file=sys.stderr)
+
+
+def _final_line(config: FitConfig, sources: list[Path]) -> str:
+    names = ", ".join(folder.name for folder in sources)
+    return f"{Path(config.out_dir) / 'model'} is the {config.checkpoint.final} of {names}"
 
 
 @dataclass(frozen=True)
@@ -94,14 +121,17 @@ class Stop:
 class Trainer:
     """The loop and all that it holds together."""
 
-    def __init__(self, config: FitConfig, step: UpdateStep, data: FitData, validate: Validate | None) -> None:
+    def __init__(
+        self, config: FitConfig, step: UpdateStep, data: FitData, validate: Validate | None, interrupt: Interrupt
+    ) -> None:
         """Begin a run, or take it up from its newest sound checkpoint."""
-        self.config, self.step, self.data, self.validate = config, step, data, validate
+        self.config, self.step, self.data, self.validate, self.interrupt = config, step, data, validate, interrupt
         self.ranks, self.run_dir = step.ranks, Path(config.out_dir)
         share = Share(config.train.micro_batches(self.ranks.world_size), self.ranks.world_size, self.ranks.rank)
         is_gpu = step.compute.device.type == "cuda"
         self.loader = Loader(data.train, config.batch, config.seed, share, pin_memory=is_gpu)
-        self.valid = validation_loader(data.valid, config.batch, self.ranks) if data.valid else None
+        longest = max_positions(step.module)
+        self.valid = validation_loader(data.valid, config.batch, self.ranks, longest) if data.valid else None
         notes = list(describe(step.module, data, self.loader, step.compute, self.ranks))
         self.state = self._resume(notes)
         self.reporter = self._open_reporter(notes) if self.ranks.is_main else Reporter()
@@ -109,41 +139,52 @@ class Trainer:
 
     def _resume(self, notes: list[str]) -> TrainerState:
         """Return where to begin, with weights and moments in place; adds to `notes` what the user should hear."""
-        folder, complaints = newest_sound(self.run_dir)
-        notes += [f"warning: passed over a damaged checkpoint: {complaint}" for complaint in complaints]
-        state = TrainerState() if folder is None else read_state(folder)
+        folder = self._find_checkpoint(notes) if self.ranks.is_main else None
+        name = self.ranks.from_main(None if folder is None else str(folder))
+        if name is None:
+            state, written = TrainerState(), None
+        else:
+            state, written = read_state(Path(name)), read_state(Path(name))
         notes += check_resume(state, self.data, self.loader)
-        if folder is not None:
-            restore_step(folder, self.step, state)
-            notes.append(f"continuing after update {state.update:,}, from {folder}")
+        if name is not None:
+            restore_step(Path(name), self.step, state)
+            notes.append(f"continuing after update {state.update:,}, from {name}")
+        self.saver = Saver(self.run_dir, self.step, self.data.text, written)
         self.ranks.barrier()  # before rank 0 changes anything in the folder
         return state
 
-    def _open_reporter(self, notes: list[str]) -> Reporter:
+    def _find_checkpoint(self, notes: list[str]) -> Path | None:
         left = clean_temporary(self.run_dir)
         notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
+        folder, complaints = newest_sound(self.run_dir)
+        notes += [f"warning: passed over a damaged checkpoint: {complaint}" for complaint in complaints]
+        return folder
+
+    def _open_reporter(self, notes: list[str]) -> Reporter:
         write_job(self.config)
         left_over = updates_left(self.state, self.config, self.loader.num_updates)
         total = None if left_over is None else self.state.update + left_over
-        reporter = Reporter.open(self.run_dir, self.state.update, total, self.config.train.tensorboard)
+        reporter = Reporter.open(self.run_dir, self.state, total, self.config.train.tensorboard)
         for note in notes:
             reporter.say(note)
         return reporter
 
-    def run(self, interrupt: Interrupt) -> FitResult:
+    def run(self) -> FitResult:
         """Train until a limit or a signal; leave a checkpoint and, at a limit, the final model."""
         with closing(self._updates()) as updates:
             while True:
-                stop = self._stop(interrupt)
-                if self._is_validation_due(stop):
-                    self._validate()
-                    stop = stop or self._stop(interrupt)
-                is_due = self._is_save_due(stop)
+                stop = self._stop()
+                is_to_validate = self._is_validation_due(stop)
+                if is_to_validate and not (stop and stop.is_interrupt):
+                    is_to_validate = not self._validate()
+                    stop = self._stop()
+                is_due = not is_to_validate and self._is_save_due(stop)  # what is not validated is saved again later
                 if is_due or stop or self._is_among_best():
                     self._save(is_due)
                 if stop:
                     break
                 self._make(next(updates))
+        self.saver.join()
         return self._interrupted(stop) if stop.is_interrupt else self._finish(stop)
 
     def _updates(self) -> Generator[Update]:
@@ -151,18 +192,20 @@ class Trainer:
         while True:
             yield from self.loader.epoch(self.state.epoch, self.state.epoch_update)
 
-    def _stop(self, interrupt: Interrupt) -> Stop | None:
+    def _stop(self) -> Stop | None:
         """Return why to stop now, if at all. All ranks agree; rank 0's clock counts."""
         self.state.seconds = self.clock.run_seconds()
         reason = stop_reason(self.state, self.config) if self.ranks.is_main else None
-        code = self.ranks.max(2 if interrupt else 1 if reason else 0)
+        code = self.ranks.max(2 if self.interrupt else 1 if reason else 0)
         if code == 0:
             return None
-        return Stop(str(self.ranks.from_main(reason or interrupt.name or "a signal to another rank")), code == 2)
+        signal = self.interrupt.name or "a signal to another rank"
+        return Stop(str(self.ranks.from_main(signal if code == 2 else reason)), code == 2)
 
     def _make(self, update: Update) -> None:
         """Make one update, move the position, and report."""
         state = self.state
+        self.saver.check()
         self.step(state.update, update)
         state.update += 1
         state.target_tokens += update.num_target_tokens
@@ -174,9 +217,11 @@ class Trainer:
             self._log()
         elif self.reporter.is_due():
             self._show(self._record(self.step.peek()))
+        if state.update % self.config.train.max_skipped == 0:  # seldom, since it waits for the device
+            check_progress(self.step, self.run_dir, self.data.text)
 
     def _log(self) -> None:
-        """Write a line of metrics; give up where the gradient has not been finite for long."""
+        """Write a line of metrics."""
         sums = self.step.drain()
         self.state.skipped += int(sums.skipped)
         record = self._record(sums)
@@ -185,7 +230,6 @@ class Trainer:
             self._show(record)
         if sums.skipped:
             self.reporter.say(f"warning: {sums.skipped:.0f} updates skipped, since their gradient was not finite")
-        self.step.check_finite(self.state.update)
         self.clock.restart_rate(self.state)
 
     def _record(self, sums: Sums) -> dict[str, Any]:
@@ -210,9 +254,10 @@ class Trainer:
 
     def _is_validation_due(self, stop: Stop | None) -> bool:
         state, rule = self.state, self.config.validate
-        if self.valid is None or state.update in (0, state.validated_at) or (stop and stop.is_interrupt):
+        if self.valid is None or state.update in (0, state.validated_at):
             return False
-        return bool(stop) or is_multiple(state.update, rule.every) or self._is_epoch_end(rule.every_epochs)
+        is_end = stop is not None and not stop.is_interrupt
+        return is_end or is_multiple(state.update, rule.every) or self._is_epoch_end(rule.every_epochs)
 
     def _is_save_due(self, stop: Stop | None) -> bool:
         state, rule = self.state, self.config.checkpoint
@@ -226,18 +271,17 @@ class Trainer:
         is_new = state.update == state.validated_at
         return is_new and state.update in best_updates(state, self.config.validate.metric, count)
 
-    def _validate(self) -> None:
-        """Measure loss, perplexity and what the caller wants to know; note it in state and metrics."""
+    def _validate(self) -> bool:
+        """Measure loss, perplexity and what the caller wants to know; note it in state and metrics.
+
+        A signal cuts it short: then nothing is noted, the return value is False, and it is done again after a restart.
+        """
         assert self.valid is not None
-        start, step, model = time.monotonic(), self.step, self.step.module
-        with self.clock.pause(), step.average.applied() if step.average else nullcontext():
-            model.eval()
-            epsilon = self.config.train.label_smoothing
-            scores = validation_loss(model, self.valid, step.compute, self.ranks, epsilon)
-            if self.validate is not None and self.ranks.is_main:
-                scores |= {name: float(value) for name, value in self.validate(model).items()}
-            model.train()
-            scores = self.ranks.from_main(scores)
+        start = time.monotonic()
+        with self.clock.pause():
+            scores = measure(self.step, self.valid, self.validate, self.interrupt)
+        if scores is None:
+            return False
         epoch = self.state.epoch + self.state.epoch_update / self.loader.num_updates
         self.state.validations.append({"update": self.state.update, "epoch": epoch, **scores})
         self.reporter.add({"kind": "valid", **self.state.validations[-1], "seconds": time.monotonic() - start})
@@ -245,36 +289,25 @@ class Trainer:
         is_best = best_updates(self.state, self.config.validate.metric, 1) == [self.state.update]
         best = f"  (best {self.config.validate.metric} so far)" if is_best else ""
         self.reporter.say(f"validation after update {self.state.update}, epoch {epoch:.2f}:  {numbers}{best}")
+        return True
 
     def _save(self, is_due: bool) -> None:
-        """Write a checkpoint and remove what need not be kept; rank 0 does it, all ranks call it."""
-        state, step, rule = self.state, self.step, self.config.checkpoint
+        """Save a checkpoint where it would say more than the newest one; all ranks call it."""
+        state, step = self.state, self.step
         if is_due:
             state.saved.append(state.update)
         state.sums = step.gather()
         state.skipped_in_a_row = int(step.skipped_in_a_row.item())
         state.scaler = step.scaler.state_dict()
-        folder = checkpoint_folder(self.run_dir, state.update)
-        if not self.ranks.is_main:
-            return
-        with self.clock.pause():
-            self.reporter.flush()
-            if not folder.exists() or find_damage(folder):
-                write_folder(folder, lambda path: write_state(path, step, state, self.data.text, self._provenance()))
-            best = best_updates(state, self.config.validate.metric, rule.keep_best)
-            multiples = [update for update in state.saved if is_multiple(update, rule.keep_every)]
-            prune(self.run_dir, {*state.saved[-rule.keep_last :], *best, *multiples})
-
-    def _provenance(self) -> dict[str, Any]:
-        state = self.state
-        scores = state.validations[-1] if state.validated_at == state.update else {}
-        keys = ("update", "epoch", "target_tokens", "data")
-        return {"seed": self.config.seed, **{key: getattr(state, key) for key in keys}, "validation": scores}
+        if state.update and not self.saver.is_written(state):
+            with self.clock.pause():
+                self.reporter.flush()
+                self.saver.save(state)
 
     def _interrupted(self, stop: Stop) -> FitResult:
-        self.reporter.say(
-            f"{stop.reason}: saved after update {self.state.update:,}; the same command goes on: {shlex.join(sys.argv)}"
-        )
+        place = f"saved after update {self.state.update:,}" if self.state.update else "stopped before the first update"
+        command = shlex.join(sys.argv) + (", started by torchrun as before" if self.ranks.world_size > 1 else "")
+        self.reporter.say(f"{stop.reason}: {place}; the same command goes on: {command}")
         return FitResult(False, stop.reason, self.state.update, self._best(), None)
 
     def _finish(self, stop: Stop) -> FitResult:
@@ -284,10 +317,8 @@ class Trainer:
             self.reporter.flush()
             if draw_curves(self.run_dir) is None:
                 self.reporter.say("no curves.png: the package matplotlib is not installed")
-            write_finished(self.run_dir, self.state, stop.reason)
-            names = ", ".join(folder.name for folder in sources)
-            how = self.config.checkpoint.final
-            self.reporter.say(f"finished ({stop.reason}): {self.run_dir / 'model'} is the {how} of {names}")
+            write_finished(self.config, self.state, stop.reason)
+            self.reporter.say(f"finished ({stop.reason}): {_final_line(self.config, sources)}")
         self.ranks.barrier()
         return FitResult(True, stop.reason, self.state.update, self._best(), self.run_dir / "model")
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dynconv_mt.compute import Compute
+from dynconv_mt.data.batch import Batch
 from dynconv_mt.text.vocab import PAD
 
 
@@ -19,6 +21,14 @@ class LossSums(NamedTuple):
 
     loss: Tensor  # label-smoothed; carries the gradient
     nll: Tensor  # negative log-likelihood, for the perplexity
+
+
+def batch_loss(model: nn.Module, batch: Batch, compute: Compute, epsilon: float) -> LossSums:
+    """Return the sums over a batch, which is moved to the device and computed in the precision of `compute`."""
+    batch = batch.to(compute.device, non_blocking=True)
+    with compute.autocast():
+        logits = model(batch.src, batch.src_lengths, batch.prev_tgt)
+    return label_smoothed_loss(logits, batch.tgt, epsilon)
 
 
 def label_smoothed_loss(logits: Tensor, target: Tensor, epsilon: float) -> LossSums:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dynconv_mt.train.config import OptimConfig
+from dynconv_mt.train.parallel import like, whole
 
+MIN_LOSS_SCALE = 1.0  # of fp16: at this scale a gradient that overflows is above 65,504 itself
 EMA_WARMUP = 10.0  # the average reaches back over a tenth of the updates made until ema_decay is reached
 
 
@@ -40,7 +42,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip_gradients(optimizer: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     """Scale all gradients so that their 2-norm is at most `clip_norm` (0: do not); return the norm found, a scalar."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if clip_norm > 0.0:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return norm
@@ -59,8 +61,25 @@ def step_unless(optimizer: torch.optim.Optimizer, is_bad: Tensor) -> None:
         optimizer.step()
 
 
+def adapt_loss_scale(scaler: torch.amp.GradScaler) -> Tensor:
+    """Let fp16's loss scale follow the gradients just unscaled; return whether it was at MIN_LOSS_SCALE for them.
+
+    The scale halves when they overflowed and doubles after 2,000 updates in which they did not. It does not fall below
+    MIN_LOSS_SCALE. Nothing here waits for the device.
+    """
+    scale = scaler._get_scale_async()
+    assert scale is not None, "no loss has been scaled yet"
+    was_lowest = scale <= MIN_LOSS_SCALE
+    scaler.update()
+    scale.clamp_(min=MIN_LOSS_SCALE)
+    return was_lowest
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's state as `<parameter>/<entry>` → tensor, such as `encoder.norm.weight/exp_avg`."""
+    """Return the optimizer's state as `<parameter>/<entry>` → tensor, such as `encoder.norm.weight/exp_avg`.
+
+    Of a sharded model they are this rank's parts.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -69,14 +88,27 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned. Raises KeyError for a parameter that `model` does not have."""
+    """Put back whole tensors by their names in `optimizer_tensors`; KeyError for one that `model` does not have."""
     parameters = dict(model.named_parameters())
     is_fused = bool(optimizer.param_groups[0]["fused"])
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
-        device = parameter.device if is_fused or entry != "step" else torch.device("cpu")
-        optimizer.state[parameter][entry] = value.to(device, copy=True)
+        if entry != "step":
+            value = like(value, parameter)
+        elif is_fused:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][entry] = value.clone()
+
+
+def lerp_unless(is_bad: Tensor, tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """Move `tensors` towards `ends` by `weight`, or not at all where `is_bad` is 1; the device is not waited for.
+
+    All must be finite, since 0 times them stands for not at all. Needs room for a copy of the tensors.
+    """
+    steps = torch._foreach_sub(ends, tensors)
+    torch._foreach_mul_(steps, weight * ~is_bad)
+    torch._foreach_add_(tensors, steps)
 
 
 class MovingAverage:
@@ -92,20 +124,27 @@ class MovingAverage:
         self.tensors = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
-    def update(self, num_updates: int) -> None:
-        """Take in the weights after update number `num_updates` (from 1)."""
+    def update(self, num_updates: int, is_bad: Tensor) -> None:
+        """Take in the weights after update number `num_updates` (from 1), unless the scalar `is_bad` is 1."""
         decay = min(self.decay, (1.0 + num_updates) / (EMA_WARMUP + num_updates))
-        torch._foreach_lerp_(self.tensors, [p.data for p in self.parameters], 1.0 - decay)
+        weights = [parameter.data for parameter in self.parameters]
+        if is_bad.device.type != "cpu":
+            lerp_unless(is_bad, self.tensors, weights, 1.0 - decay)
+        elif not is_bad:
+            torch._foreach_lerp_(self.tensors, weights, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the averaged weights inside the block; nothing is copied."""
+        """Give the model the averaged weights inside the block."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for i, parameter in enumerate(self.parameters):
-            parameter.data, self.tensors[i] = self.tensors[i], parameter.data
+        for parameter, tensor in zip(self.parameters, self.tensors, strict=True):  # in place: FSDP knows the storage
+            kept = tensor.clone()
+            tensor.copy_(parameter)
+            parameter.copy_(kept)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from dynconv_mt.train.checkpoint import write_text
+from dynconv_mt.train.disk import writing
+from dynconv_mt.train.state import TrainerState
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 BAR_SECONDS, LINE_SECONDS = 1.0, 30.0  # between two refreshes of the bar; between two plain lines
@@ -32,28 +37,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsFile:
     """metrics.jsonl: one JSON object per line, of kind "train" (a stretch of updates) or "valid" (a validation).
 
-    Opened at an update, it forgets later lines, which the run is about to write again.
+    Opened at a state, it forgets the lines of what comes after it, which the run is about to write again.
     """
 
-    def __init__(self, path: Path, update: int) -> None:
-        kept = [record for record in read_metrics(path) if record["update"] <= update]
-        temporary = path.with_name(f".tmp_{path.name}")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(temporary, path)
+    def __init__(self, path: Path, state: TrainerState) -> None:
+        self._path = path
+        self.kept = [record for record in read_metrics(path) if _is_known(record, state)]
+        write_text(path, "".join(_line(record) for record in self.kept))
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     def add(self, record: Record) -> None:
         """Append a line. Numbers that are not finite become null, since JSON has none."""
-        self._file.write(_line(record))
+        with writing(self._path):
+            self._file.write(_line(record))
 
     def flush(self) -> None:
         """Have all lines on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
+
+
+def _is_known(record: Record, state: TrainerState) -> bool:
+    """Whether what `record` tells of lies before `state`: of the newest update perhaps all but the validation."""
+    return bool(record["update"] <= (state.validated_at if record["kind"] == "valid" else state.update))
 
 
 def _line(record: Record) -> str:
@@ -112,26 +124,57 @@ def _is_terminal() -> bool:
 
 
 class TensorBoard:
-    """Event files for TensorBoard, cut at the update of a restart. Without the package it says so and does nothing."""
+    """An event file for TensorBoard with what metrics.jsonl holds. Raises ImportError without the package.
 
-    def __init__(self, folder: Path, update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow, and optional
+    It is made anew at every start, so the two always agree. Its clock is that of the run: the time between sessions is
+    left out. Written at once, not in a thread as by torch's SummaryWriter, so that a full disk is heard of here.
+    """
 
-        self._writer = SummaryWriter(str(folder), purge_step=update + 1 if update else None)
+    def __init__(self, folder: Path, records: Iterable[Record], run_seconds: float) -> None:
+        """Begin with `records`; the run has taken `run_seconds` so far."""
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # optional
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._start = self._time = time.time() - run_seconds
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._path = folder / f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
+        self._file = self._path.open("wb")
+        self._writer = RecordWriter(self._file)
+        self._writer.write(self._event(wall_time=self._start, file_version="brain.Event:2").SerializeToString())
+        for record in records:
+            self._write(record)
+        self.flush()
 
     def add(self, record: Record) -> None:
         """Add the numbers of a record under `train/` or `valid/`."""
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "update":
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["update"])
+        with writing(self._path):
+            self._write(record)
+            self._file.flush()
+
+    def _write(self, record: Record) -> None:
+        if record["kind"] == "train":  # "seconds" of a validation are its own
+            self._time = self._start + record["seconds"]
+        values = [
+            self._summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name != "update"
+        ]
+        summary = self._summary(value=values)
+        event = self._event(wall_time=self._time, step=record["update"], summary=summary)
+        self._writer.write(event.SerializeToString())
 
     def flush(self) -> None:
         """Write what is waiting."""
-        self._writer.flush()
+        with writing(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        with writing(self._path):
+            self._file.close()
 
 
 class Reporter:
@@ -141,13 +184,13 @@ class Reporter:
         self._progress, self._sinks = progress, sinks
 
     @classmethod
-    def open(cls, run: Path, update: int, total: int | None, tensorboard: bool) -> Reporter:
-        """Begin (again) after `update` updates; `total` as in Progress."""
-        progress = Progress(update, total)
-        sinks: list[MetricsFile | TensorBoard] = [MetricsFile(run / METRICS, update)]
+    def open(cls, run: Path, state: TrainerState, total: int | None, tensorboard: bool) -> Reporter:
+        """Begin (again) at `state`; `total` as in Progress."""
+        progress, metrics = Progress(state.update, total), MetricsFile(run / METRICS, state)
+        sinks: list[MetricsFile | TensorBoard] = [metrics]
         if tensorboard:
             try:
-                sinks.append(TensorBoard(run / TENSORBOARD, update))
+                sinks.append(TensorBoard(run / TENSORBOARD, metrics.kept, state.seconds))
             except ImportError:
                 progress.say("train.tensorboard=true: the package tensorboard is not installed; going on without")
         return cls(progress, sinks)

@@ -22,7 +22,7 @@ from typing import Any
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import config_to_dict
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
-from dynconv_mt.train.config import FitConfig
+from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, stop_reason
 
 FOREIGN = ("checkpoints", "model", "model.safetensors", "data.json", "config.json", "metrics.jsonl")
@@ -33,7 +33,7 @@ FORMAT = 1
 # Options that may differ when a run continues: they decide where, how long and how visibly it computes, not what.
 # The data folder may move: its content is compared by hash.
 FREE = ("out_dir", "data_dir", "device", "precision", "threads", "checkpoint", "validate", "search")
-FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard")
+FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard", "parallel")
 
 
 def check_run_folder(config: FitConfig) -> None:
@@ -43,7 +43,7 @@ def check_run_folder(config: FitConfig) -> None:
         return
     if not run.is_dir():
         raise UserError(f"out_dir={config.out_dir}: is a file; name a folder")
-    job = _read_job(run)
+    job = read_job(run)
     if job is None:
         if foreign := [name for name in FOREIGN if (run / name).exists()]:
             raise UserError(f"out_dir={config.out_dir}: holds something else ({foreign[0]}); choose another folder")
@@ -88,12 +88,29 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def write_finished(run: Path, state: TrainerState, reason: str) -> None:
-    """Note that the run has ended; written after everything else."""
-    write_json(run / FINISHED, {"format": FORMAT, "reason": reason, "state": asdict(state)})
+def write_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
+    """Note that the run has ended, and what its model is; written after everything else."""
+    data = {"format": FORMAT, "reason": reason, "final": _final_rule(config), "state": asdict(state)}
+    write_json(Path(config.out_dir) / FINISHED, data)
 
 
-def finished_state(config: FitConfig) -> tuple[TrainerState, str] | None:
+def is_final_current(config: FitConfig) -> bool:
+    """Whether RUN/model of a finished run is what `config` asks for."""
+    noted = json.loads((Path(config.out_dir) / FINISHED).read_text(encoding="utf-8")).get("final")
+    return noted in (None, _final_rule(config))  # None: an older version did not note it
+
+
+def _final_rule(config: FitConfig) -> dict[str, Any]:
+    """Return the options that decide what RUN/model is made of, JSON."""
+    rule = config.checkpoint
+    needs: dict[Final, dict[str, Any]] = {
+        Final.average: {"average": rule.average},
+        Final.best: {"metric": str(config.validate.metric)},
+    }
+    return {"final": str(rule.final), **needs.get(rule.final, {})}
+
+
+def read_finished(config: FitConfig) -> tuple[TrainerState, str] | None:
     """Return where and why the run in `out_dir` ended; None if it has not, or its limits now allow more."""
     run = Path(config.out_dir)
     try:
@@ -104,7 +121,8 @@ def finished_state(config: FitConfig) -> tuple[TrainerState, str] | None:
     return (state, reason) if reason and (run / "model").is_dir() else None
 
 
-def _read_job(run: Path) -> dict[str, Any] | None:
+def read_job(run: Path) -> dict[str, Any] | None:
+    """Return the job that a run folder was begun with; None where there is none. UserError where it is damaged."""
     try:
         data = json.loads((run / JOB).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+import numpy as np
 
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.loader import Loader
@@ -34,7 +34,8 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
     for name, store in (("train", data.train), ("valid", data.valid)):
         if store is not None:
             _check_store(name, store, model)
-    check_budget(data.train.src_lengths, data.train.tgt_lengths, config.batch)
+    if not config.batch.is_auto:
+        check_budget(data.train.src_lengths, data.train.tgt_lengths, config.batch)
     if data.valid is None:
         message = "needs validation data, and there are none; preprocess with valid=, or choose checkpoint.final=last"
         require(config.checkpoint.final is not Final.best, "checkpoint.final", config.checkpoint.final, message)
@@ -65,23 +66,34 @@ def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator
     state.data, state.world_size, state.batches_per_update = found, world_size, per_update
 
 
+def max_positions(model: Seq2Seq) -> int:
+    """Return the longest sentence that `model` takes on either side, in tokens, </s> included."""
+    return min(model.config.stack(side).max_positions for side in ("encoder", "decoder"))
+
+
+def num_too_long(store: TokenStore, model: Seq2Seq) -> int:
+    """Return how many pairs have a side that is longer than `model` takes."""
+    return int((np.maximum(store.src_lengths, store.tgt_lengths) > max_positions(model)).sum())
+
+
 def _check_store(name: str, store: TokenStore, model: Seq2Seq) -> None:
+    """Every training pair must fit the model; of the validation pairs, which nobody cleans, at least one."""
     if len(store) == 0:
         raise UserError(f"{store.folder}: the {name} data hold no sentence pair")
     longest = max(int(store.src_lengths.max()), int(store.tgt_lengths.max()))
-    limit = min(model.config.stack(side).max_positions for side in ("encoder", "decoder"))
     message = (
         f"the longest {name} sentence has {longest} tokens, </s> included; set at least model.max_positions={longest}, "
         "or drop long pairs when preprocessing (clean.max_length= with clean.after_bpe=true)"
     )
-    require(longest <= limit, "model.max_positions", limit, message)
+    allowed = len(store) - 1 if name == "valid" else 0
+    require(num_too_long(store, model) <= allowed, "model.max_positions", max_positions(model), message)
     for side, largest in (("src", store.src_max_id), ("tgt", store.tgt_max_id)):
         size = getattr(model.config, f"{side}_vocab_size")
         message = f"the {name} data hold the id {largest}; they were made with another vocabulary"
         require(largest < size, f"model.{side}_vocab_size", size, message)
 
 
-def describe(model: nn.Module, data: FitData, loader: Loader, compute: Compute, ranks: Ranks) -> Iterator[str]:
+def describe(model: Seq2Seq, data: FitData, loader: Loader, compute: Compute, ranks: Ranks) -> Iterator[str]:
     """Yield the lines that a run begins with."""
     count = sum(parameter.numel() for parameter in model.parameters())
     kernels = backend(compute.device.type)
@@ -90,6 +102,11 @@ def describe(model: nn.Module, data: FitData, loader: Loader, compute: Compute, 
     train, num_updates = data.train, loader.num_updates
     sizes = f"train: {len(train):,} pairs, {train.num_src_tokens:,} source and {train.num_tgt_tokens:,} target tokens"
     yield sizes if data.valid is None else f"{sizes}; valid: {len(data.valid):,} pairs"
+    if data.valid is not None and (num_left_out := num_too_long(data.valid, model)):
+        yield (
+            f"warning: {num_left_out:,} of the {len(data.valid):,} validation pairs are left out of the validation "
+            f"loss, since they have a side of more than model.max_positions={max_positions(model)} tokens"
+        )
     yield (
         f"an epoch has {num_updates:,} updates of about {train.num_tgt_tokens / num_updates:,.0f} target tokens "
         f"({loader.share.update_freq} x {ranks.world_size} batches of at most {loader.config.max_tokens:,})"

@@ -57,12 +57,14 @@ class TrainerState:
         return int(self.validations[-1]["update"]) if self.validations else -1
 
 
-def seed_micro_step(seed: int, update: int, micro_step: int, rank: int) -> None:
+def seed_micro_step(seed: int, update: int, micro_step: int, rank: int, first_row: int = 0) -> None:
     """Seed torch's generators of all devices for one forward and backward pass.
 
-    The seed is a hash of the four numbers, so dropout does not depend on what a restart changes.
+    The seed is a hash of the four numbers, so dropout does not depend on what a restart changes; `first_row` tells the
+    parts of a micro-batch that had to be split from each other.
     """
-    digest = hashlib.blake2b(struct.pack("<4q", seed, update, micro_step, rank), digest_size=8).digest()
+    key = (seed, update, micro_step, rank, first_row)[: 5 if first_row else 4]
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 
 

@@ -180,6 +180,7 @@ def test_scores_have_signatures(
         (["input={corpus}/test.en", "output={corpus}"], "is a folder"),
         (["input={corpus}/test.en", "output=nowhere/out"], "there is no folder nowhere"),
         (["input={corpus}/test.en", "batch.rows_multiple=8"], "batch.rows_multiple=8"),
+        (["input={corpus}/test.en", "batch.max_tokens=auto"], "batch.max_tokens=auto"),
         (["input={corpus}/test.en", "details=x", "output=x"], "details=x: another option names"),
         (["input={corpus}/test.en", "reference=x", "output=x"], "output=x: another option names"),
     ],

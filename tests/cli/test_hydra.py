@@ -125,6 +125,7 @@ def test_the_recipe_of_iwslt14_is_the_papers() -> None:
         (["model=dynamicconv_tiny", "optim.lr=0"], ["optim.lr=0", "above 0"]),
         (["model=transformer_tiny", "model.encoder.mixer.kernel_sizes=[3]"], ["light_conv, dynamic_conv"]),
         (["model.dropout=0.1"], ["model=", "required"]),
+        (["model=dynamicconv_tiny", "batch.max_tokens=foo"], ["batch.max_tokens=foo: must be a whole number or auto"]),
         (["model=dynamicconv_tiny", "batch=3"], ["batch: is a group of options", "batch.max_tokens"]),
     ],
 )
@@ -156,6 +157,15 @@ def test_a_wrong_recipe_is_named(content: str, words: str, tmp_path: Path) -> No
     assert words in str(caught.value)
 
 
+def test_a_word_stands_for_a_number(tmp_path: Path) -> None:
+    """batch.max_tokens=auto, typed or in a recipe."""
+    assert train_job("model=dynamicconv_tiny", "batch.max_tokens=auto").batch.is_auto
+    recipe = tmp_path / "auto.yaml"
+    recipe.write_text("train:\n  model: {name: dynamicconv_tiny}\n  batch: {max_tokens: auto}\n")
+    assert train_job(f"recipe={recipe}").batch.is_auto
+    assert train_job(f"recipe={recipe}", "batch.max_tokens=77").batch.max_tokens == 77
+
+
 def test_all_missing_options_are_named_at_once() -> None:
     with pytest.raises(UserError, match="src=, tgt=, train=, out_dir=: required"):
         compose(COMMANDS["preprocess"], parse([]))
@@ -165,3 +175,24 @@ def test_cfg_shows_what_is_missing() -> None:
     text = compose_yaml(COMMANDS["train"], parse(["recipe=multi30k", "data_dir=x"]))
     assert "data_dir: x\n" in text
     assert "out_dir: ???\n" in text
+
+
+def test_a_recipes_mixer_options_beside_a_model_without_them(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train:\n  model: {name: dynamicconv_tiny, encoder: {mixer: {weight_dropout: 0.1}}}\n")
+    words = "train.model.encoder.mixer.weight_dropout: .* light_conv, dynamic_conv; model=transformer_tiny has another"
+    with pytest.raises(UserError, match=f"{words} one there; take it out of the recipe, or choose another model"):
+        train_job(f"recipe={recipe}", "model=transformer_tiny")
+
+
+@pytest.mark.parametrize(
+    ("typed", "right"),
+    [
+        ("trian.max_updates=3", "train.max_updates"),
+        ("model.encodr.layers=3", "model.encoder.layers"),
+        ("lr=1", "optim.lr"),
+    ],
+)
+def test_a_misspelt_section_is_recognised(typed: str, right: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean {right}"):
+        train_job("model=dynamicconv_tiny", typed)

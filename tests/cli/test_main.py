@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from dynconv_mt.cli.main import guarded, run
 from dynconv_mt.cli.options import options_of
 from dynconv_mt.cli.recipes import recipe_names
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.presets import preset_names
+from dynconv_mt.models.presets import preset_names, translation_preset_names
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -30,7 +31,9 @@ def test_help_names_every_option(command: object, capsys: pytest.CaptureFixture[
 def test_help_names_architectures_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     run(COMMANDS["train"], ["-h"])
     text = capsys.readouterr().out
-    assert all(name in text for name in [*preset_names(), *recipe_names()])
+    assert all(name in text for name in [*translation_preset_names(), *recipe_names()])
+    assert "conv_lm" in " ".join(preset_names())
+    assert "conv_lm" not in text  # which dc-train refuses
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -115,3 +118,34 @@ def test_modules_start_the_same_commands() -> None:
     done = subprocess.run([*command, "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "preprocess,train" in done.stderr
+
+
+TRAIN = ("data_dir=a", "out_dir=b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (
+            ["train", "recipe=multi30k", *TRAIN, "search.beam=3"],
+            "search.beam=3: .* validate.bleu=true",
+        ),
+        (
+            ["train", "recipe=wmt14_en_de", *TRAIN, "checkpoint.average=3"],
+            "checkpoint.final=average",
+        ),
+        (["generate", "recipe=multi30k", "model_dir=a", "input=b", "evaluate.metrics=[chrf]"], "with reference= only"),
+        (["convert", "checkpoint=a", "out_dir=b", "text.lowercase=true"], "text.lowercase=true: .* with dict= only"),
+    ],
+)
+def test_what_is_typed_without_effect_is_refused(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(COMMANDS[argv[0]], argv[1:]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_what_a_recipe_says_without_effect_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(COMMANDS["generate"], ["recipe=multi30k", f"model_dir={tmp_path}/none", "input=a"]) == 2
+    assert "no such folder" in capsys.readouterr().err  # and not that evaluate.* has no effect

@@ -66,6 +66,7 @@ def test_lines_go_to_standard_output_and_the_summary_elsewhere(
         (["src=-", "tgt=-"], "only one of the two"),
         (["output={tmp}"], "is a folder"),
         (["batch.rows_multiple=8"], "batch.rows_multiple=8"),
+        (["batch.max_tokens=auto"], "batch.max_tokens=auto"),
     ],
 )
 def test_mistakes(

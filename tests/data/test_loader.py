@@ -159,3 +159,16 @@ def test_the_program_ends_with_an_iterator_open(tmp_path: Path) -> None:
 def test_a_budget_below_a_sentence_is_refused_at_once(store: TokenStore) -> None:
     with pytest.raises(UserError, match=r"batch\.max_tokens=10"):
         Loader(store, BatchConfig(max_tokens=10), 0)
+
+
+def test_longer_pairs_can_be_left_out(store: TokenStore) -> None:
+    """The budget need not hold them, and every other sentence comes once, as itself."""
+    longest = np.maximum(store.src_lengths, store.tgt_lengths)
+    limit = int(np.median(longest))
+    loader = Loader(store, BatchConfig(max_tokens=limit), 1, max_length=limit)
+    batches = [batch for update in loader.epoch(0) for batch in update.batches]
+    assert sorted(i for batch in batches for i in batch.indices) == np.flatnonzero(longest <= limit).tolist()
+    assert loader.num_updates == len(batches) and (longest > limit).sum() > 0
+    for batch in batches:
+        for row, index in enumerate(batch.indices):
+            assert batch.src[row, : store.src_lengths[index]].tolist() == store.source(index).tolist()

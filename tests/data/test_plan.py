@@ -129,7 +129,7 @@ def test_a_sentence_beyond_the_budget_is_named_with_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_tokens": 0}, r"batch\.max_tokens=0"),
+        ({"max_tokens": -1}, r"batch\.max_tokens=-1: .* or auto"),
         ({"max_sentences": 0}, r"batch\.max_sentences=0"),
         ({"rows_multiple": 0}, r"batch\.rows_multiple=0"),
         ({"rows_multiple": 8, "max_sentences": 4}, r"batch\.rows_multiple=8"),

@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,33 @@ def test_replaced_whole(tmp_path: Path) -> None:
     (checkpoint_folder(tmp_path, 5) / "stray").touch()
     save(tmp_path, 5)
     assert find_damage(checkpoint_folder(tmp_path, 5)) is None
+
+
+def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint that was being replaced, perhaps the only one, is put back at the next start."""
+
+    class Killed(BaseException):
+        pass
+
+    save(tmp_path, 5)
+    folder = checkpoint_folder(tmp_path, 5)
+    rename = os.rename
+
+    def die(source: Path, target: Path) -> None:
+        if Path(source).name == ".tmp_step_00000005":
+            monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("a dead process renames nothing"))
+            monkeypatch.setattr("dynconv_mt.train.checkpoint._put_back", lambda _: None)
+            monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+            raise Killed
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", die)
+    with pytest.raises(Killed):
+        save(tmp_path, 5)
+    monkeypatch.undo()
+    assert list_checkpoints(tmp_path) == []
+    assert clean_temporary(tmp_path) == [".tmp_step_00000005"]
+    assert newest_sound(tmp_path) == (folder, [])
 
 
 def test_leftovers_are_no_checkpoints_and_are_cleaned(tmp_path: Path) -> None:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
+from train.runs import NewJob, NewModel, metrics, names, tensors
 
+from dynconv_mt.data.store import StoreWriter, TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import load_model
-from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.checkpoint import list_checkpoints
 from dynconv_mt.train.config import Final, Metric, ValidateConfig
-from dynconv_mt.train.report import read_metrics
+from dynconv_mt.train.saving import Saver
 from dynconv_mt.train.step import UpdateStep
-
-NewModel = Callable[..., Seq2Seq]
-NewJob = Callable[..., FitConfig]
-TIMES = ("seconds", "tokens_per_second")
 
 
 class Crash(Exception):
@@ -43,21 +38,6 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
         make(self, number, *rest)
 
     monkeypatch.setattr(UpdateStep, "__call__", crash)
-
-
-def tensors(run: str | Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint and of the final model."""
-    files = [*list_checkpoints(Path(run))[-1].rglob("*.safetensors"), Path(run) / "model" / "model.safetensors"]
-    return {f"{path.parent.name}/{path.name}/{k}": v for path in files for k, v in load_file(path).items()}
-
-
-def metrics(run: str | Path) -> list[dict[str, Any]]:
-    records = read_metrics(Path(run) / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
-
-
-def names(run: str | Path) -> list[str]:
-    return [folder.name for folder in list_checkpoints(Path(run))]
 
 
 def test_a_run_leaves_what_it_promises(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
@@ -118,6 +98,52 @@ def test_resume_equals_uninterrupted(
     assert names(whole.out_dir) == names(broken.out_dir)
 
 
+def test_killed_after_a_validation_that_a_signal_had_put_off(
+    data: FitData, new_model: NewModel, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal leaves the validation of update 12 to the second session, which dies after it and before it has saved;
+    the third does it again. Nothing is missing in metrics.jsonl and TensorBoard, and nothing is there twice.
+    """
+    whole, broken = (new_job(name, train__tensorboard=True, validate__every=12) for name in ("whole", "broken"))
+    fit(whole, new_model(), data, lambda _: {"score": 1.0})
+
+    def interrupted(_: nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 1.0}
+
+    result = fit(broken, new_model(), data, interrupted)
+    assert (result.is_finished, result.reason, result.update) == (False, "SIGTERM", 12)
+    assert [line["kind"] for line in metrics(broken.out_dir)] == ["train", "train"]
+
+    def die(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save", die)
+        with pytest.raises(Crash):
+            fit(broken, new_model(), data, lambda _: {"score": 1.0})
+    assert metrics(broken.out_dir)[-1]["kind"] == "valid"
+    fit(broken, new_model(), data, lambda _: {"score": 1.0})
+    assert metrics(whole.out_dir) == metrics(broken.out_dir)
+    assert names(whole.out_dir) == names(broken.out_dir)
+    for job in (whole, broken):
+        assert events(job.out_dir) == [
+            (f"{line['kind']}/loss", line["update"], pytest.approx(line["loss"])) for line in metrics(job.out_dir)
+        ]
+
+
+def events(run: str) -> list[tuple[str, int, Any]]:
+    """What TensorBoard has to show for the loss, in order of the updates."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(f"{run}/tensorboard")
+    shown.Reload()
+    tags = ("train/loss", "valid/loss")
+    return sorted(
+        ((tag, event.step, event.value) for tag in tags for event in shown.Scalars(tag)), key=lambda event: event[1]
+    )
+
+
 def test_a_signal_saves_and_the_same_call_goes_on(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     whole, broken = new_job("whole"), new_job("broken")
     fit(whole, new_model(), data)
@@ -148,6 +174,28 @@ def test_finished_run_is_left_alone_and_a_higher_limit_goes_on(
     assert "has finished (train.max_updates=24)" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
     assert fit(new_job(train__max_updates=30), new_model(), data).update == 30
+
+
+def test_the_model_of_a_finished_run_is_made_anew_when_asked_for(
+    data: FitData, new_model: NewModel, new_job: NewJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def update_of(job: FitConfig) -> int:
+        config = json.loads((Path(job.out_dir) / "model" / "config.json").read_text())
+        return int(config["provenance"]["update"])
+
+    job = new_job(checkpoint__final=Final.last, optim__lr=0.5)  # so bad that the last is not the best
+    best = fit(job, new_model(), data).best
+    assert best is not None and update_of(job) == 24 != best["update"]
+    job.checkpoint.final = Final.best
+    fit(job, new_model(), data)
+    assert update_of(job) == best["update"]
+    assert f"model is the best of step_{best['update']:08d}" in capsys.readouterr().err
+    job.checkpoint.final, job.checkpoint.average = Final.average, 3
+    fit(job, new_model(), data)
+    assert len(json.loads((Path(job.out_dir) / "model" / "config.json").read_text())["provenance"]["average_of"]) == 3
+    job.checkpoint.average = job.checkpoint.keep_last = 4
+    with pytest.raises(UserError, match=r"checkpoint\.average=4: 3 of these 4 checkpoints are left"):
+        fit(job, new_model(), data)
 
 
 def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
@@ -269,6 +317,29 @@ def test_vocabulary_and_positions_must_fit(data: FitData, new_model: NewModel, n
     model.config.max_positions = 5
     with pytest.raises(UserError, match=r"model\.max_positions=5.*model\.max_positions=9"):
         fit(new_job(), model, data)
+
+
+def test_validation_pairs_that_are_too_long_are_left_out(
+    data: FitData, new_model: NewModel, new_job: NewJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody cleans them, so they must not keep anyone from training; the loss is that of the others."""
+    assert data.valid is not None
+    with StoreWriter(tmp_path / "long", "tiny") as writer:
+        for i in range(len(data.valid)):
+            writer.add(data.valid.source(i)[:-1].tolist(), data.valid.target(i)[:-1].tolist())
+        writer.add([5] * 40, [6, 7])
+        writer.add([5, 6], [7] * 31 + [8])
+    losses = []
+    for name, valid in (("short", data.valid), ("long", TokenStore.open(tmp_path / "long"))):
+        fit(new_job(name, train__max_updates=6), new_model(), FitData(data.train, valid))
+        losses.append([line["loss"] for line in metrics(tmp_path / name) if line["kind"] == "valid"])
+    assert losses[0] == losses[1] and losses[0]
+    said = "2 of the 22 validation pairs are left out of the validation loss"
+    assert f"warning: {said}, since they have a side of more than model.max_positions=32" in capsys.readouterr().err
+    with StoreWriter(tmp_path / "only", "tiny") as writer:
+        writer.add([5] * 40, [6, 7])
+    with pytest.raises(UserError, match=r"model\.max_positions=32: the longest valid sentence has 41 tokens"):
+        fit(new_job("only_long"), new_model(), FitData(data.train, TokenStore.open(tmp_path / "only")))
 
 
 def test_two_processes_cannot_share_a_run(data: FitData, new_model: NewModel, new_job: NewJob) -> None:

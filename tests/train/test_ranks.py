@@ -2,77 +2,105 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from train.launch import Launch
+from train.runs import NewJob, NewModel, metrics, tensors
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig, FitData, fit
-from dynconv_mt.train.config import TrainConfig
-from dynconv_mt.train.report import read_metrics
-
-SCRIPT = """
-import json, os, sys, torch
-from dynconv_mt.data.config import BatchConfig
-from dynconv_mt.data.store import TokenStore
-from dynconv_mt.models.config import config_from_dict
-from dynconv_mt.models.seq2seq import build_model
-from dynconv_mt.train import FitConfig, FitData, fit
-from dynconv_mt.train.config import *
-job = json.loads(sys.argv[1])
-torch.manual_seed(7 + int(os.environ["RANK"]))  # rank 0's weights count
-model = build_model(config_from_dict(json.loads(sys.argv[2])))
-data = FitData(*(TokenStore.open(folder) for folder in sys.argv[3:]))
-sections = dict(batch=BatchConfig, train=TrainConfig, optim=OptimConfig, schedule=ScheduleConfig,
-                validate=ValidateConfig, checkpoint=CheckpointConfig)
-fit(FitConfig(**{k: sections[k](**v) if k in sections else v for k, v in job.items()}), model, data,
-    lambda model: {"score": 1.5})
-"""
+from dynconv_mt.train.config import Parallel, TrainConfig
 
 
-def run_two(job: FitConfig, model: Seq2Seq, data: FitData) -> str:
-    import json
-
-    from dynconv_mt.models.config import config_to_dict
-    from dynconv_mt.train.run_folder import job_to_json
-
-    assert data.valid is not None
-    arguments = [json.dumps(job_to_json(job)), json.dumps(config_to_dict(model.config))]
-    script = Path(job.out_dir).parent / "two.py"
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(script), *arguments, str(data.train.folder), str(data.valid.folder)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+def run_two(job: FitConfig, model: Seq2Seq, data: FitData, extra: str = "", *options: str) -> str:
+    """Run to the end under torchrun; return what was said."""
+    result = Launch(job, model, data, extra).torchrun(*options)
     assert result.returncode == 0, result.stderr
     return result.stderr
 
 
+def quiet(job: FitConfig) -> FitConfig:
+    """Four batches an update; a large eps, since the bias of attention keys has a gradient of rounding noise."""
+    job.train.update_freq, job.train.batches_per_update, job.optim.eps = 1, 4, 1e-3
+    return job
+
+
 @pytest.mark.slow
-def test_two_ranks_equal_one(
-    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
-) -> None:
+def test_two_ranks_equal_one(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     """With dropout off, the same plan gives the same weights, also where the last update lacks a batch for rank 1."""
-    one, two = new_job("one", train__update_freq=1), new_job("two", train__update_freq=1)
-    for job in (one, two):
-        job.train.batches_per_update, job.train.max_updates = 4, 12
-        job.optim.eps = 1e-3  # large: the bias of attention keys has a gradient of rounding noise
+    one, two = (quiet(new_job(name, train__max_updates=12)) for name in ("one", "two"))
     fit(one, new_model(dropout=0.0), data)
     said = run_two(two, new_model(dropout=0.0), data)
     assert "2 ranks" in said
     first, second = (load_file(Path(job.out_dir) / "model" / "model.safetensors") for job in (one, two))
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
-    lines = [[line["loss"] for line in read_metrics(Path(job.out_dir) / "metrics.jsonl")] for job in (one, two)]
+    lines = [[line["loss"] for line in metrics(job.out_dir)] for job in (one, two)]
     assert lines[0] == pytest.approx(lines[1], rel=1e-4)
-    valid = [line for line in read_metrics(Path(two.out_dir) / "metrics.jsonl") if line["kind"] == "valid"]
-    assert all(line["score"] == 1.5 for line in valid)
+    assert all(line["score"] == 1.5 for line in metrics(two.out_dir) if line["kind"] == "valid")
+
+
+@pytest.mark.slow
+def test_sharded_equals_replicated(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """FSDP2 computes what DDP does, with dropout, accumulation, clipping and moving average."""
+    replicated, sharded = (quiet(new_job(name, train__max_updates=12)) for name in ("ddp", "fsdp"))
+    sharded.train.parallel = Parallel.fsdp
+    scores = "def validate(model): return {'score': float(model.decoder.layers[0].ffn.input.weight.detach().sum())}"
+    for job in (replicated, sharded):
+        run_two(job, new_model(), data, scores)
+    first, second = (tensors(job.out_dir) for job in (replicated, sharded))
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+    for one, other in zip(metrics(replicated.out_dir), metrics(sharded.out_dir), strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", list(Parallel))
+def test_resume_equals_uninterrupted(data: FitData, new_model: NewModel, new_job: NewJob, parallel: Parallel) -> None:
+    """Bit for bit on two ranks, after torchrun has started the job anew by itself, and after a signal."""
+    whole, broken = (new_job(name, train__parallel=parallel) for name in ("whole", "broken"))
+    run_two(whole, new_model(), data)
+    deaths = """
+def die():
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if attempt == "0" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    at_update(15, die)
+"""
+    said = run_two(broken, new_model(), data, deaths, "--max-restarts=1")
+    assert "continuing after update 12" in said
+    assert "lost the connection to another rank" in said or "no sign of life" in said or "SIGTERM" in said
+    expected, found = tensors(whole.out_dir), tensors(broken.out_dir)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert metrics(whole.out_dir) == metrics(broken.out_dir)
+
+
+@pytest.mark.slow
+def test_resume_on_other_ranks(
+    data: FitData, new_model: NewModel, new_job: NewJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From one rank to two that shard and to two that do not, and back, it says what changes; with dropout off nothing
+    but the order of sums does.
+    """
+    whole, moved = (quiet(new_job(name, train__max_updates=6)) for name in ("whole", "moved"))
+    whole.train.max_updates = 24
+    fit(whole, new_model(dropout=0.0), data)
+    fit(moved, new_model(dropout=0.0), data)
+    for updates, parallel in ((12, Parallel.fsdp), (18, Parallel.ddp)):
+        moved.train.max_updates, moved.train.parallel = updates, parallel
+        said = run_two(moved, new_model(dropout=0.0), data)
+        assert ("2 ranks, before 1: the same batches" in said) == (updates == 12), said
+    moved.train.max_updates = 24
+    fit(moved, new_model(dropout=0.0), data)
+    assert "1 ranks, before 2" in capsys.readouterr().err
+    first, second = (tensors(job.out_dir) for job in (whole, moved))
+    torch.testing.assert_close(first, second, rtol=2e-3, atol=2e-5)
 
 
 def test_batches_per_update_must_divide() -> None:

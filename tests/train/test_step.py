@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from dynconv_mt.compute import Compute
+from dynconv_mt.data.batch import collate
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.loader import Loader, Share, Update
-from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData
 from dynconv_mt.train.distributed import Ranks
+from dynconv_mt.train.optim import build_optimizer, clip_gradients, lerp_unless
 from dynconv_mt.train.step import UpdateStep
 
 EPS = 1e-3  # large: the bias of attention keys has a gradient of rounding noise, which Adam would blow up
@@ -31,8 +32,6 @@ def test_four_micro_batches_equal_one(
     data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
 ) -> None:
     """With dropout off, the same sentences in one batch or in four give the same update."""
-    from dynconv_mt.data.batch import collate
-
     split = updates(data, 60, 4)[:5]
     models = []
     for is_split in (True, False):
@@ -67,8 +66,6 @@ def test_dropout_depends_on_seed_and_update_only(
 
 def test_clipping(data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]) -> None:
     """The norm reported is the one found; an update with a huge gradient is as one with its clipped version."""
-    from dynconv_mt.train.optim import build_optimizer, clip_gradients
-
     job = new_job()
     model = new_model()
     optimizer = build_optimizer(model, job.optim)
@@ -83,26 +80,83 @@ def test_clipping(data: FitData, new_model: Callable[..., Seq2Seq], new_job: Cal
 def test_bad_gradient_is_skipped_and_counted(
     data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
 ) -> None:
-    step = make_step(new_model(), new_job(train__max_skipped=2, train__ema_decay=0.0))
+    """Neither weights nor moments nor their average move."""
+    step = make_step(new_model(), new_job(train__max_skipped=2))
     good = updates(data, 60, 1)
     step(0, good[0])
-    before = {name: tensor.clone() for name, tensor in step.module.state_dict().items()}
-    moments = {name: state["exp_avg"].clone() for name, state in enumerate(step.optimizer.state.values())}
+    before = snapshot(step)
     hook = step.module.decoder.register_forward_hook(lambda *args: args[2] * float("nan"))
     step(1, good[1])
-    step.check_finite(2)
+    assert not step.is_stuck()
     step(2, good[2])
-    torch.testing.assert_close(step.module.state_dict(), before, rtol=0, atol=0)
-    for name, state in enumerate(step.optimizer.state.values()):
-        assert torch.equal(state["exp_avg"], moments[name])
-    with pytest.raises(UserError, match=r"train\.max_skipped=2.*precision=fp32"):
-        step.check_finite(3)
+    assert step.is_stuck()
+    torch.testing.assert_close(snapshot(step), before, rtol=0, atol=0)
     hook.remove()
     step(3, good[3])
-    step.check_finite(4)
+    assert not step.is_stuck()
+    assert not all(torch.equal(x, y) for x, y in zip(snapshot(step), before, strict=True))
     sums = step.drain()
     assert (sums.skipped, sums.updates) == (2, 2)
     assert sums.tokens == good[0].num_target_tokens + good[3].num_target_tokens
+
+
+def snapshot(step: UpdateStep) -> list[torch.Tensor]:
+    """Copies of all weights, moments and averages."""
+    assert step.average is not None
+    moments = [tensor for state in step.optimizer.state.values() for tensor in state.values()]
+    return [tensor.clone() for tensor in (*step.module.state_dict().values(), *moments, *step.average.tensors)]
+
+
+def test_average_stays_without_waiting_for_the_device() -> None:
+    """What a GPU does: the decision is a factor of 0 or 1."""
+    tensors, ends = [torch.rand(3), torch.rand(2, 2)], [torch.rand(3), torch.rand(2, 2)]
+    before, expected = (
+        [tensor.clone() for tensor in tensors],
+        [torch.lerp(*pair, 0.25) for pair in zip(tensors, ends, strict=True)],
+    )
+    lerp_unless(torch.tensor(True), tensors, ends, 0.25)
+    assert all(map(torch.equal, tensors, before))
+    lerp_unless(torch.tensor(False), tensors, ends, 0.25)
+    torch.testing.assert_close(tensors, expected)
+
+
+def test_fp16_lowers_its_scale_before_anything_counts(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    """Overflow halves the loss scale down to 1; only there a bad gradient is one that training cannot go on from."""
+    step = make_step(new_model(), new_job(train__max_skipped=2), Compute(torch.device("cpu"), Precision.fp16))
+    update = updates(data, 60, 1)[0]
+    step(0, update)
+    hook = step.module.decoder.register_forward_hook(lambda *args: args[2] * float("inf"))
+    before = snapshot(step)
+    for number in range(1, 17):  # 65,536 = 2^16
+        assert step.scaler.get_scale() == 2.0 ** (17 - number)
+        step(number, update)
+    assert step.scaler.get_scale() == 1.0 and step.skipped_in_a_row.item() == 0.0
+    step(17, update)
+    assert not step.is_stuck()
+    step(18, update)
+    assert step.is_stuck() and step.scaler.get_scale() == 1.0
+    torch.testing.assert_close(snapshot(step), before, rtol=0, atol=0)
+    assert step.peek().skipped == 18
+    hook.remove()
+    step(19, update)
+    assert not step.is_stuck() and step.peek().updates == 2
+
+
+def test_fp16_clips_what_is_unscaled(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    """The norm reported and clipped is that of the true gradient, whatever the loss scale."""
+    norms = []
+    for scale in (1.0, 1024.0):
+        step = make_step(new_model(), new_job(optim__clip_norm=0.01), Compute(torch.device("cpu"), Precision.fp16))
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        step(0, updates(data, 60, 2)[0])
+        moments = [state["exp_avg"] for state in step.optimizer.state.values()]
+        assert torch.nn.utils.get_total_norm(moments).item() == pytest.approx(0.1 * 0.01, rel=1e-3)  # (1 - beta1) · g
+        norms.append(step.drain().grad_norm)
+    assert norms[0] == pytest.approx(norms[1], rel=0.02) and norms[0] > 0.1
 
 
 def test_bf16_trains(data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]) -> None:

@@ -1,0 +1,132 @@
+"""Saving checkpoints while training goes on: tensors are copied at once, files written in the background."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dynconv_mt.models.io import SavesItself
+from dynconv_mt.train.checkpoint import checkpoint_folder, prune, write_folder
+from dynconv_mt.train.disk import writing
+from dynconv_mt.train.resume import Snapshot, take_snapshot, write_snapshot
+from dynconv_mt.train.state import TrainerState, best_updates
+from dynconv_mt.train.step import UpdateStep
+
+
+class Background:
+    """Does one thing at a time in a thread. What it raises is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Wait until earlier work is done, and begin with `work`."""
+        self.join()
+        # not a daemon: the end of the program waits for it
+        self._thread = threading.Thread(target=self._run, args=(work,), name="save")
+        self._thread.start()
+
+    def is_busy(self) -> bool:
+        """Whether there is work that has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise what work that has ended raised; does not wait."""
+        if not self.is_busy():
+            self.join()
+
+    def join(self) -> None:
+        """Wait until the work is done."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Wait until the work is done, for a caller that has an error of its own to tell."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # whatever it is, the main thread must hear of it
+            self._error = error
+
+
+class Saver:
+    """Saves the checkpoints of a run, and removes those that need not be kept. All ranks have one; rank 0 writes.
+
+    A checkpoint counts what metrics.jsonl has, so the caller flushes that first.
+    """
+
+    def __init__(self, run: Path, step: UpdateStep, text: SavesItself | None, written: TrainerState | None) -> None:
+        """`written`: the state of the checkpoint that the run goes on from."""
+        self._run, self._step, self._text = run, step, text
+        self._written = written and _content(written)
+        self._background = Background()
+
+    def is_written(self, state: TrainerState) -> bool:
+        """Whether `state` is that of the checkpoint written last; the same on all ranks."""
+        return self._written == _content(state)
+
+    def save(self, state: TrainerState) -> None:
+        """Take a copy of `state` and of all tensors, and begin to write them; all ranks call it."""
+        self._written = _content(state)
+        snapshot = take_snapshot(self._step)
+        if snapshot is not None:
+            self._background.submit(
+                partial(self._write, snapshot, self._written.update, state.to_json(), self._provenance(), self._kept())
+            )
+
+    def _write(
+        self, snapshot: Snapshot, update: int, state: dict[str, Any], provenance: dict[str, Any], keep: set[int]
+    ) -> None:
+        folder = checkpoint_folder(self._run, update)
+        with writing(folder):
+            write_folder(folder, lambda path: write_snapshot(path, snapshot, state, self._text, provenance))
+            prune(self._run, keep)
+
+    def _provenance(self) -> dict[str, Any]:
+        state = self._written
+        assert state is not None
+        scores = state.validations[-1] if state.validated_at == state.update else {}
+        keys = ("update", "epoch", "target_tokens", "data")
+        return {"seed": self._step.config.seed, **{key: getattr(state, key) for key in keys}, "validation": scores}
+
+    def _kept(self) -> set[int]:
+        state, config = self._written, self._step.config
+        assert state is not None
+        rule = config.checkpoint
+        best = best_updates(state, config.validate.metric, rule.keep_best)
+        multiples = [update for update in state.saved if rule.keep_every and update % rule.keep_every == 0]
+        return {*state.saved[-rule.keep_last :], *best, *multiples}
+
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._background.is_busy()
+
+    def check(self) -> None:
+        """Raise what writing in the background has raised; does not wait."""
+        self._background.check()
+
+    def join(self) -> None:
+        """Wait until all is on the disk."""
+        self._background.join()
+
+    def close(self) -> None:
+        """Wait likewise, for a caller that has an error of its own to tell."""
+        self._background.close()
+
+
+def _content(state: TrainerState) -> TrainerState:
+    """Return a copy of what tells one state from another: all but the time."""
+    return replace(deepcopy(state), seconds=0.0)

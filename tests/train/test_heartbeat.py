@@ -1,0 +1,92 @@
+"""Dead ranks: the others end, soon and with a message."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from train.launch import Launch
+from train.runs import NewJob, NewModel
+
+from dynconv_mt.train import FitData
+from dynconv_mt.train.heartbeat import Heartbeat
+from dynconv_mt.train.interrupt import Interrupt, interrupts
+
+LIMIT = 12.0  # seconds
+EXTRA = f"heartbeat.LIMIT = {LIMIT}\nat_update(8, lambda: (reached('there'), time.sleep(3.0)))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_rank_ends_the_job(
+    data: FitData, new_model: NewModel, new_job: NewJob, number: signal.Signals, victim: int
+) -> None:
+    """Also the rank that keeps the store, and also where nobody (no torchrun) looks after the processes."""
+    launch = Launch(new_job(), new_model(), data, EXTRA)
+    processes = launch.start(ranks=2)
+    try:
+        launch.wait_for("there", ranks=2)
+        killed = time.monotonic()
+        processes[victim].send_signal(number)
+        survivor = processes[1 - victim]
+        said = survivor.communicate(timeout=60.0)[1]
+        assert survivor.returncode == 1, said
+        assert time.monotonic() - killed < 60.0
+        assert "Traceback" not in said and "bug" not in said
+        assert f"rank {1 - victim}: " in said and "the same command goes on" in said
+        if number == signal.SIGSTOP:
+            assert f"no sign of life from rank {victim} for" in said
+    finally:
+        launch.kill()
+
+
+class Store:
+    """Stands for the shared store: what each rank has said."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value.encode()
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self.values[key] for key in keys]
+
+
+def pair(interrupt: Interrupt) -> tuple[Heartbeat, Heartbeat]:
+    store = Store()
+    first, second = Heartbeat(store, 0, 2, interrupt), Heartbeat(store, 1, 2, Interrupt())  # type: ignore[arg-type]
+    return first, second
+
+
+def test_silence_is_measured_from_the_last_word() -> None:
+    first, second = pair(Interrupt())
+    first.limit = 0.05
+    second._say(1)
+    first._hear(first.store.multi_get(["alive/1"]))
+    assert first.silent() == []
+    time.sleep(0.1)
+    first._hear(first.store.multi_get(["alive/1"]))  # the same word is none
+    assert first.silent() == [1]
+    second._say(2)
+    first._hear(first.store.multi_get(["alive/1"]))
+    assert first.silent() == []
+
+
+def test_rank_0_hears_of_the_signal_of_another() -> None:
+    with interrupts() as interrupt:
+        first, second = pair(interrupt)
+        second.interrupt.receive(signal.SIGUSR1)
+        second._say(1)
+        first._hear(first.store.multi_get(["alive/1"]))
+        assert interrupt.name == "SIGUSR1"
+
+
+def test_giving_up_names_the_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    left: list[int] = []
+    first, _ = pair(Interrupt())
+    first._give_up([1, 3], left.append)
+    assert left == [1]
+    assert "rank 0: error: no sign of life from ranks 1, 3 for 30 seconds" in capfd.readouterr().err
