@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dynconv_mt.cli.commands import COMMANDS
+from dynconv_mt.cli.options import options_of
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -42,3 +45,18 @@ def test_the_configuration_page_is_current() -> None:
     spec.loader.exec_module(module)
     is_current = module.PAGE.read_text(encoding="utf-8") == module.page()
     assert is_current, "docs/configuration.md is out of date: run python scripts/write_configuration_page.py"
+
+
+def test_every_option_of_the_migration_page_exists() -> None:
+    text = (ROOT / "docs" / "fairseq_migration.md").read_text(encoding="utf-8")
+    table = text[text.index("## Flags and options") : text.index("## Where the results differ")]
+    ours = [
+        name for row in re.findall(r"^\|.*\|(.*)\|$", table, re.MULTILINE) for name in re.findall(r"`([^`]*)`", row)
+    ]
+    known = {"model", *(name for command in COMMANDS.values() for name in options_of(command.job))}
+    options = {name.partition("=")[0] for name in ours if re.fullmatch(r"[a-z_.*]+(=\S+)?", name)}
+    assert len(options) > 40
+    for option in options:
+        pattern = re.compile(re.escape(option.lstrip(".")).replace(r"\*", r"\w+"))
+        is_ending = option.startswith(".")  # the rest of the option before it
+        assert any(pattern.fullmatch(name.rpartition(".")[2] if is_ending else name) for name in known), option

@@ -2,7 +2,8 @@
 
 A checkpoint is a pickle, and a pickle is a program. torch's restricted unpickler builds tensors, numbers, text and
 containers and refuses every class that it was not told of by name. It is told of `argparse.Namespace`, which holds the
-options, and of the bookkeeping in the list below, which becomes an empty stand-in: no code of fairseq or numpy runs.
+options, and of the names in `stand_ins.py`, which become inert classes of ours: no code of fairseq, omegaconf or numpy
+runs.
 """
 
 from __future__ import annotations
@@ -19,29 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynconv_mt.convert.stand_ins import ALLOWED, plain
 from dynconv_mt.errors import UserError
 
-# What the training state of real checkpoints holds besides tensors; none of it matters to a model
-_BOOKKEEPING = (
-    *(f"fairseq.meters.{name}" for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")),
-    *(f"fairseq.logging.meters.{name}" for name in ("AverageMeter", "TimeMeter", "StopwatchMeter", "SumMeter")),
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
-)
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _RESAVE = (
     "if you trust the file, load it with fairseq and save what is needed: "
     "torch.save({'args': argparse.Namespace(**options), 'model': state['model']}, FILE)"
 )
-
-
-class Discarded:
-    """Stands for an object of a class that is not wanted. It keeps nothing and can do nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -80,9 +66,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     """The content of a file, by the restricted unpickler."""
-    allowed: list[Any] = [Namespace, *((Discarded, name) for name in _BOOKKEEPING)]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
             warnings.simplefilter("ignore")  # of pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -111,14 +96,17 @@ def _refusal(path: Path, message: str) -> UserError:
 
 def _options(path: Path, data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of the model and of the task: one namespace in old releases, parts of a configuration in new ones."""
-    if data.get("args") is not None:
-        options = _mapping(data["args"])
+    try:
+        old, new = plain(data.get("args")), _mapping(plain(data.get("cfg")))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if old is not None:
+        options = _mapping(old)
         return options, options
-    config = _mapping(data.get("cfg"))
-    model = _mapping(config.get("model"))
+    model = _mapping(new.get("model"))
     if not model:
         raise UserError(f"{path}: has no options of a model, neither under 'args' nor under 'cfg'")
-    return model, _mapping(config.get("task"))
+    return model, _mapping(new.get("task"))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

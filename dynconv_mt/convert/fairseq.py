@@ -78,6 +78,29 @@ class _Reader:
         value = self.options.get(name)
         return default if value is None else value
 
+    def whole(self, name: str, default: int) -> int:
+        """The value of an option that is a whole number."""
+        value = self.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"checkpoint: {_flag(name)} {value}: must be a whole number, at least 0")
+        return value
+
+    def probability(self, name: str, default: float) -> float:
+        """The value of an option that is a probability."""
+        value = self.get(name, default)
+        if not isinstance(value, int | float):
+            raise UserError(f"checkpoint: {_flag(name)} {value}: must be a number")
+        return float(value)
+
+    def is_set(self, name: str, default: bool = False) -> bool:
+        """The value of an option that is on or off."""
+        value = self.get(name, default)
+        if value in ("True", "False"):
+            return bool(value == "True")
+        if not isinstance(value, int):
+            raise UserError(f"checkpoint: {_flag(name)} {value}: must be true or false")
+        return bool(value)
+
     def model(self) -> ModelConfig:
         """The whole model."""
         is_lm = self.is_language_model
@@ -85,10 +108,10 @@ class _Reader:
             dim=self.dim("decoder"),
             encoder=StackConfig(layers=0) if is_lm else self.stack("encoder"),
             decoder=self.stack("decoder"),
-            cross_heads=int(self.get("decoder_attention_heads", 8)),
-            dropout=float(self.get("dropout", 0.1)),
-            attention_dropout=float(self.get("attention_dropout", 0.0)),
-            relu_dropout=float(self.get("activation_dropout", 0.0) or self.get("relu_dropout", 0.0)),
+            cross_heads=self.whole("decoder_attention_heads", 8),
+            dropout=self.probability("dropout", 0.1),
+            attention_dropout=self.probability("attention_dropout", 0.0),
+            relu_dropout=self.probability("activation_dropout", 0.0) or self.probability("relu_dropout", 0.0),
             norm=self.norm("decoder"),
             tying=self.tying(),
             src_vocab_size=0 if is_lm else self.vocab_size("encoder"),
@@ -98,12 +121,12 @@ class _Reader:
     def stack(self, side: str) -> StackConfig:
         """One side. What both sides have in common is left to the model."""
         kind = self.kind(side)
-        layers = int(self.get(f"{side}_layers", _LAYERS.get((side, kind), 6)))
-        ffn_default = 2048 if side == "encoder" else self.get("encoder_ffn_embed_dim", 2048)
+        layers = self.layers(side, kind)
+        ffn_default = 2048 if side == "encoder" else self.whole("encoder_ffn_embed_dim", 2048)
         is_like_model = side == "decoder"
         return StackConfig(
             layers=layers,
-            ffn_dim=int(self.get(f"{side}_ffn_embed_dim", ffn_default)),
+            ffn_dim=self.whole(f"{side}_ffn_embed_dim", ffn_default),
             mixer=self.mixer(side, kind, layers),
             dim=None if is_like_model or self.dim(side) == self.dim("decoder") else self.dim(side),
             norm=None if is_like_model or self.norm(side) is self.norm("decoder") else self.norm(side),
@@ -112,20 +135,28 @@ class _Reader:
             max_positions=self.max_positions(side),
         )
 
+    def layers(self, side: str, kind: str) -> int:
+        """How many layers one side has, in its options and in its weights."""
+        declared = self.whole(f"{side}_layers", _LAYERS.get((side, kind), 6))
+        numbers = {name.split(".")[2] for name in self.weights if name.startswith(f"{side}.layers.")}
+        if declared != len(numbers):
+            raise UserError(f"checkpoint: --{side}-layers {declared}, but there are weights of {len(numbers)} layers")
+        return declared
+
     def mixer(self, side: str, kind: str, layers: int) -> MixerConfig:
         """The token mixer of one side."""
-        heads, attention_dropout = int(self.get(f"{side}_attention_heads", 8)), self.get("attention_dropout", 0.0)
+        heads, attention_dropout = self.whole(f"{side}_attention_heads", 8), self.probability("attention_dropout", 0.0)
         if kind == "attention":
-            return AttentionConfig(heads, float(attention_dropout))
-        conv_dim = int(self.get(f"{side}_conv_dim", self.dim(side)))
+            return AttentionConfig(heads, attention_dropout)
+        conv_dim = self.whole(f"{side}_conv_dim", self.dim(side))
         return _CONVOLUTIONS[kind](
             heads=heads,
             kernel_sizes=_kernel_sizes(self.get(f"{side}_kernel_size_list", _KERNEL_SIZES[side]), layers),
             conv_dim=None if conv_dim == self.dim(side) else conv_dim,
-            glu=bool(self.get(f"{side}_glu", True)),
-            softmax=bool(self.get("weight_softmax", True)),
-            input_dropout=float(self.get("input_dropout", 0.1)),
-            weight_dropout=float(self.get("weight_dropout", attention_dropout)),
+            glu=self.is_set(f"{side}_glu", True),
+            softmax=self.is_set("weight_softmax", True),
+            input_dropout=self.probability("input_dropout", 0.1),
+            weight_dropout=self.probability("weight_dropout", attention_dropout),
         )
 
     def kind(self, side: str) -> str:
@@ -146,10 +177,13 @@ class _Reader:
 
     def dim(self, side: str) -> int:
         default = 512 if self.is_language_model or side == "encoder" else self.dim("encoder")
-        return int(self.get(f"{side}_embed_dim", default))
+        declared, table = self.whole(f"{side}_embed_dim", default), self.table(side)
+        if declared != table.shape[1]:
+            raise UserError(f"checkpoint: --{side}-embed-dim {declared}, but its embedding is {table.shape[1]} wide")
+        return declared
 
     def norm(self, side: str) -> Norm:
-        return Norm.pre if self.is_language_model or self.get(f"{side}_normalize_before", False) else Norm.post
+        return Norm.pre if self.is_language_model or self.is_set(f"{side}_normalize_before") else Norm.post
 
     def final_norm(self, side: str, kind: str) -> bool | None:
         """False where pre-norm layers have no LayerNorm after the last: language models, the oldest Transformers."""
@@ -159,31 +193,39 @@ class _Reader:
             return None
         version = self.state_dict.get(f"{side}.version")
         is_old = version is None or float(version[0]) <= 2
-        return False if is_old or self.get("no_decoder_final_norm", False) else None
+        return False if is_old or self.is_set("no_decoder_final_norm") else None
 
     def positions(self, side: str) -> Positions:
-        if self.get("no_token_positional_embeddings", False):
+        if self.is_set("no_token_positional_embeddings"):
             return Positions.none
-        return Positions.learned if self.get(f"{side}_learned_pos", False) else Positions.sinusoidal
+        return Positions.learned if self.is_set(f"{side}_learned_pos") else Positions.sinusoidal
 
     def max_positions(self, side: str) -> int:
         """What a learned table holds; for sinusoids, what the model was trained for."""
         table = self.weights.get(f"{side}.embedding.positions.weight")
         if table is not None:
-            return table.shape[0] - FIRST_POSITION
-        default = self.get("tokens_per_sample", _MAX_POSITIONS) if self.is_language_model else _MAX_POSITIONS
-        return int(self.get("max_source_positions" if side == "encoder" else "max_target_positions", default))
+            return max(table.shape[0] - FIRST_POSITION, 0)
+        default = self.whole("tokens_per_sample", _MAX_POSITIONS) if self.is_language_model else _MAX_POSITIONS
+        return self.whole("max_source_positions" if side == "encoder" else "max_target_positions", default)
 
     def tying(self) -> Tying:
-        if self.get("share_all_embeddings", False) or self.get("merge_src_tgt_embed", False):
+        if self.is_set("share_all_embeddings") or self.is_set("merge_src_tgt_embed"):
             return Tying.all
-        return Tying.decoder if self.get("share_decoder_input_output_embed", False) else Tying.none
+        return Tying.decoder if self.is_set("share_decoder_input_output_embed") else Tying.none
 
     def vocab_size(self, side: str) -> int:
+        return self.table(side).shape[0]
+
+    def table(self, side: str) -> Tensor:
+        """The embedding matrix of one side: (types, width)."""
         table = self.weights.get(f"{side}.embedding.tokens.weight")
         if table is None:
             raise UserError(f"checkpoint: {side}.embed_tokens.weight is missing")
-        return table.shape[0]
+        if table.dim() != 2:
+            raise UserError(
+                f"checkpoint: {side}.embed_tokens.weight has the shape {tuple(table.shape)}, and is a matrix"
+            )
+        return table
 
 
 def _flatten(args: Mapping[str, Any]) -> dict[str, Any]:

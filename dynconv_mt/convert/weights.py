@@ -51,7 +51,9 @@ _STACK = (
     (r"embed_out", "output.weight"),  # until 2022
 )
 # Buffers, and a parameter that no released model reads: fairseq's DynamicConv makes it whether it is wanted or not
-_IGNORED = re.compile(r"version|embed_positions\.(_float_tensor|weights)|layers\.\d+\.conv\.conv_bias")
+_IGNORED = re.compile(
+    r"(?:en|de)coder\.(?:version|embed_positions\.(_float_tensor|weights)|layers\.\d+\.conv\.conv_bias)"
+)
 _PROJECTION = re.compile(r"(.*\.(self|encoder)_attn)\.(?:([qkv])_proj\.|in_proj_)(weight|bias)")
 
 
@@ -62,10 +64,11 @@ def rename_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     unknown = []
-    for name, weight in _join_projections(state_dict).items():
+    wanted = {name: weight for name, weight in state_dict.items() if not _IGNORED.fullmatch(name)}
+    for name, weight in wanted.items():
+        _check_dense(name, weight)
+    for name, weight in _join_projections(wanted).items():
         side, _, rest = name.partition(".")
-        if side in ("encoder", "decoder") and _IGNORED.fullmatch(rest):
-            continue
         ours = _rename(side, rest)
         if ours is None or ours in found:
             unknown.append(name)
@@ -74,6 +77,16 @@ def rename_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if unknown:
         raise UserError(f"checkpoint: {_some(unknown)}: no part of a LightConv, DynamicConv or Transformer model")
     return found
+
+
+def _check_dense(name: str, weight: Tensor) -> None:
+    """Raise UserError where a weight is not the plain matrix or vector of numbers that it should be."""
+    is_plain = weight.is_floating_point() and weight.layout is torch.strided and not weight.is_meta
+    if not is_plain or weight.dim() == 0:
+        raise UserError(
+            f"checkpoint: {name} is {weight.dtype}, {weight.layout}, of shape {tuple(weight.shape)}, and should be "
+            "floating-point numbers, neither quantised nor sparse"
+        )
 
 
 def _rename(side: str, rest: str) -> str | None:
@@ -125,7 +138,10 @@ def _projections(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, str, s
     for (base, kind, ending), parts in groups.items():
         if parts.keys() not in ({"q", "k", "v"}, {"qkv"}):
             raise UserError(f"checkpoint: {base}: has {', '.join(parts)} of its three projections' {ending}s")
-        yield base, kind, ending, list(parts["qkv"].chunk(3)) if "qkv" in parts else [parts[p] for p in "qkv"]
+        three = list(parts["qkv"].chunk(3)) if "qkv" in parts else [parts[p] for p in "qkv"]
+        if len(three) != 3 or len({part.shape[1:] for part in three[-2 if kind == "encoder" else 0 :]}) != 1:
+            raise UserError(f"checkpoint: {base}: the {ending}s of its three projections do not fit together")
+        yield base, kind, ending, three
 
 
 def _shape(name: str, weight: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from dynconv_mt.lazy import lazy_exports
 if TYPE_CHECKING:
     from dynconv_mt.evaluate.config import BreakdownConfig as BreakdownConfig
     from dynconv_mt.evaluate.config import EvaluateConfig as EvaluateConfig
-    from dynconv_mt.evaluate.config import Metric as Metric
     from dynconv_mt.evaluate.config import ReportConfig as ReportConfig
+    from dynconv_mt.evaluate.config import ScoreKind as ScoreKind
     from dynconv_mt.evaluate.config import SignificanceConfig as SignificanceConfig
     from dynconv_mt.evaluate.measure import Score as Score
     from dynconv_mt.evaluate.report import Report as Report
@@ -21,7 +21,7 @@ __getattr__ = lazy_exports(
     {
         "BreakdownConfig": "config",
         "EvaluateConfig": "config",
-        "Metric": "config",
+        "ScoreKind": "config",
         "Report": "report",
         "ReportConfig": "config",
         "Score": "measure",

@@ -9,7 +9,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import Tokenization
 
 
-class Metric(StrEnum):
+class ScoreKind(StrEnum):
     """Corpus scores. The first three take detokenised text as it is; the others treat both sides as told."""
 
     sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a), cased
@@ -24,14 +24,14 @@ class Metric(StrEnum):
 class EvaluateConfig:
     """Which corpus scores to compute."""
 
-    metrics: list[Metric] = field(default_factory=lambda: [Metric.sacrebleu, Metric.chrf])
+    metrics: list[ScoreKind] = field(default_factory=lambda: [ScoreKind.sacrebleu, ScoreKind.chrf])
     tokenization: Tokenization = Tokenization.moses  # tokenised scores: moses (hyphens whole, no escaping) or none
     normalize_punctuation: bool = True  # tokenised scores: Moses' normalize-punctuation first
 
     def __post_init__(self) -> None:
         """Raise UserError where there is nothing to compute."""
         if not self.metrics:
-            raise UserError(f"evaluate.metrics=[]: give at least one of {', '.join(Metric)}")
+            raise UserError(f"evaluate.metrics=[]: give at least one of {', '.join(ScoreKind)}")
 
 
 @dataclass
@@ -69,7 +69,7 @@ class BreakdownConfig:
 class ReportConfig(EvaluateConfig):
     """Everything that a report on several systems can be asked for."""
 
-    metrics: list[Metric] = field(default_factory=lambda: list(Metric))
+    metrics: list[ScoreKind] = field(default_factory=lambda: list(ScoreKind))
     significance: SignificanceConfig = field(default_factory=SignificanceConfig)
     breakdown: BreakdownConfig = field(default_factory=BreakdownConfig)
     workers: int = 0  # processes for TER, by far the slowest score; 0: one per core
@@ -78,7 +78,7 @@ class ReportConfig(EvaluateConfig):
         """Raise UserError where there is nothing to compute, or twice the same."""
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             typed = f"metrics=[{','.join(self.metrics)}]"
-            raise UserError(f"{typed}: give at least one of {', '.join(Metric)}, and each once")
+            raise UserError(f"{typed}: give at least one of {', '.join(ScoreKind)}, and each once")
 
     def check(self) -> None:
         """Raise UserError for values that cannot be."""

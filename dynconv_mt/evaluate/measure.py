@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynconv_mt.data.workers import Workers
-from dynconv_mt.evaluate.config import EvaluateConfig, Metric
+from dynconv_mt.evaluate.config import EvaluateConfig, ScoreKind
 from dynconv_mt.evaluate.treatment import Treatment
 
 Statistics = NDArray[np.float64]  # (lines, numbers): what a score needs to know of each sentence
@@ -65,7 +65,7 @@ class SacrebleuMeasure:
 
     def __init__(
         self,
-        metric: Metric,
+        metric: ScoreKind,
         references: Sequence[Sequence[str]],
         prepare: Callable[[str], str] | None = None,
         sign: Callable[[str], str] = str,
@@ -73,7 +73,7 @@ class SacrebleuMeasure:
         """Set up a metric. prepare: what happens to each line first; sign: how that enters the signature."""
         self.key = str(metric)
         self.name, build = _METRICS[metric]
-        self.lower_is_better = metric is Metric.ter
+        self.lower_is_better = metric is ScoreKind.ter
         self._prepare = prepare
         self._sign = sign
         self._metric = build(references=[self._prepared(reference) for reference in references])
@@ -102,7 +102,7 @@ class TerMeasure(SacrebleuMeasure):
 
     def __init__(self, references: Sequence[Sequence[str]], workers: int) -> None:
         """Set up TER. workers: processes; 0: one per core."""
-        super().__init__(Metric.ter, references)
+        super().__init__(ScoreKind.ter, references)
         self._references = references
         self._workers = workers
 
@@ -125,21 +125,21 @@ def build_measures(
 ) -> list[SacrebleuMeasure]:
     """Return a measure for each of `config.metrics`, in that order. workers: processes for TER; 0: one per core."""
 
-    def build(metric: Metric) -> SacrebleuMeasure:
-        if metric is Metric.tokenized_bleu:
+    def build(metric: ScoreKind) -> SacrebleuMeasure:
+        if metric is ScoreKind.tokenized_bleu:
             return SacrebleuMeasure(metric, references, treatment.tokenize, lambda text: _signed(text, treatment))
-        if metric is Metric.tokenized_bleu_lc:
+        if metric is ScoreKind.tokenized_bleu_lc:
             return SacrebleuMeasure(
                 metric,
                 references,
                 treatment.lowercased,
                 lambda text: _signed(text, treatment).replace("case:mixed", "case:lc"),
             )
-        if metric is Metric.compound_split_bleu:
+        if metric is ScoreKind.compound_split_bleu:
             return SacrebleuMeasure(
                 metric, references, treatment.compounds_split, lambda text: _signed(text, treatment, "|compounds:split")
             )
-        return TerMeasure(references, workers) if metric is Metric.ter else SacrebleuMeasure(metric, references)
+        return TerMeasure(references, workers) if metric is ScoreKind.ter else SacrebleuMeasure(metric, references)
 
     return [build(metric) for metric in config.metrics]
 
@@ -183,11 +183,11 @@ def _ter(**options: Any) -> Any:
     return TER(**options)
 
 
-_METRICS: dict[Metric, tuple[str, Callable[..., Any]]] = {
-    Metric.sacrebleu: ("sacreBLEU", _cased_bleu),
-    Metric.chrf: ("chrF2", _chrf),
-    Metric.ter: ("TER", _ter),
-    Metric.tokenized_bleu: ("tokenised BLEU", _bleu_of_tokens),
-    Metric.tokenized_bleu_lc: ("tokenised BLEU, lower-cased", _bleu_of_tokens),
-    Metric.compound_split_bleu: ("compound-split BLEU", _bleu_of_tokens),
+_METRICS: dict[ScoreKind, tuple[str, Callable[..., Any]]] = {
+    ScoreKind.sacrebleu: ("sacreBLEU", _cased_bleu),
+    ScoreKind.chrf: ("chrF2", _chrf),
+    ScoreKind.ter: ("TER", _ter),
+    ScoreKind.tokenized_bleu: ("tokenised BLEU", _bleu_of_tokens),
+    ScoreKind.tokenized_bleu_lc: ("tokenised BLEU, lower-cased", _bleu_of_tokens),
+    ScoreKind.compound_split_bleu: ("compound-split BLEU", _bleu_of_tokens),
 }

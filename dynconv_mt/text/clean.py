@@ -15,6 +15,7 @@ class Drop(StrEnum):
     too_short = "too_short"
     too_long = "too_long"
     ratio = "ratio"
+    long_word = "long_word"  # a token that is no word: markup, a table, a file in base64
     identical = "identical"
     duplicate = "duplicate"
 
@@ -33,9 +34,15 @@ class Cleaner:
             reason = self.lengths(src.count(" ") + 1, tgt.count(" ") + 1)
             if reason is not None:
                 return reason
+        if self._has_long_word(src) or self._has_long_word(tgt):
+            return Drop.long_word
         if self.config.drop_identical and src == tgt:
             return Drop.identical
         return None
+
+    def _has_long_word(self, line: str) -> bool:
+        limit = self.config.max_word_length
+        return len(line) > limit and max(map(len, line.split(" "))) > limit
 
     def lengths(self, src_length: int, tgt_length: int) -> Drop | None:
         """Return why lengths of at least 1 (both in tokens, or both in pieces) rule the pair out, or None."""

@@ -71,6 +71,7 @@ class CleanConfig:
     min_length: int = 1  # tokens, of either side, at least (pieces with after_bpe)
     max_length: int = 175  # tokens, of either side, at most (pieces with after_bpe)
     ratio: float | None = 9.0  # longer side / shorter side, at most; null: any
+    max_word_length: int = 1000  # characters of a token, at most
     after_bpe: bool = False  # lengths and ratio are counted in BPE pieces, not in tokens
     drop_duplicates: bool = False  # keep only the first of pairs whose tokens are equal on both sides
     drop_identical: bool = False  # drop pairs whose two sides are the same
@@ -81,5 +82,7 @@ class CleanConfig:
             raise UserError(f"clean.min_length={self.min_length}: must be at least 1 (empty lines are always dropped)")
         if self.max_length < self.min_length:
             raise UserError(f"clean.max_length={self.max_length}: must be at least clean.min_length={self.min_length}")
+        if self.max_word_length < 1:
+            raise UserError(f"clean.max_word_length={self.max_word_length}: must be at least 1")
         if self.ratio is not None and not self.ratio >= 1:
             raise UserError(f"clean.ratio={self.ratio}: must be at least 1 (longer side / shorter side), or null")

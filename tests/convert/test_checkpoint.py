@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from dynconv_mt.convert import convert_model, load_checkpoint
 from dynconv_mt.errors import UserError
@@ -55,6 +56,35 @@ def test_new_checkpoints(tmp_path: Path) -> None:
     }
     found = load_checkpoint(save(tmp_path / "new.pt", content(args=None, cfg=cfg)))
     assert (found.src, found.tgt, found.args["_name"]) == ("en", "de", "lightconv")
+
+
+@pytest.mark.parametrize("is_namespace", [True, False])
+def test_checkpoints_that_pickled_omegaconf(
+    tmp_path: Path, is_namespace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OmegaConf.create(
+        {
+            "_name": None,
+            "task": {"source_lang": "en", "target_lang": "de"},
+            "optimization": {"lr": [0.1], "best": None},
+        },
+        flags={"allow_objects": True},
+    )
+    config.model = Namespace(**ORIGINAL.options, _name="lightconv") if is_namespace else {**ORIGINAL.options}
+    path = save(tmp_path / "new.pt", content(args=None, cfg=config))
+    monkeypatch.setattr(DictConfig, "__setstate__", lambda *_: pytest.fail("omegaconf's own class was loaded"))
+    found = load_checkpoint(path)
+    assert (found.src, found.tgt) == ("en", "de")
+    assert {name: found.args[name] for name in ORIGINAL.options} == ORIGINAL.options
+    model, _ = convert_model(found.args, found.state_dict)
+    assert model.dim == 16
+
+
+def test_options_without_end_are_refused(tmp_path: Path) -> None:
+    config: dict[str, Any] = {}
+    config["model"] = config
+    with pytest.raises(UserError, match=r"deep\.pt: its options are nested without end"):
+        load_checkpoint(save(tmp_path / "deep.pt", content(args=None, cfg=config)))
 
 
 @pytest.fixture
@@ -113,6 +143,8 @@ HAND_BUILT = {
     "posix.system": b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
     "eval": b"\x80\x02c__builtin__\neval\nX\x03\x00\x00\x001+1\x85R.",
     "getattr in a namespace": b"\x80\x02cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00ac__builtin__\ngetattr\nsb.",
+    "a method of an allowed class": b"\x80\x02comegaconf.dictconfig\nDictConfig.__init__\n)R.",
+    "another class of omegaconf": b"\x80\x02comegaconf._impl\n_resolve\n)R.",
     "a class of the allowed module": b"\x80\x02cargparse\nFileType\n)R.",
     "a stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
     "an instance": b"\x80\x02(X\x04\x00\x00\x00trueiposix\nsystem\n.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -219,8 +220,14 @@ def test_what_only_matters_in_training_is_taken_over() -> None:
         ({"activation_fn": "gelu"}, "--activation-fn gelu"),
         ({"decoder_output_dim": 8}, "--decoder-output-dim 8"),
         ({"encoder_conv_type": "lightweight"}, "--encoder-conv-type lightweight, but the weights have dynamic ones"),
-        ({"encoder_layers": 3, "encoder_kernel_size_list": [3, 5, 5]}, "encoder.layers.2.*are missing"),
-        ({"encoder_layers": 1, "encoder_kernel_size_list": [3]}, "no use for the weights encoder.layers.1"),
+        (
+            {"encoder_layers": 3, "encoder_kernel_size_list": [3, 5, 5]},
+            "--encoder-layers 3, but there are weights of 2 layers",
+        ),
+        (
+            {"encoder_layers": 1, "encoder_kernel_size_list": [3]},
+            "--encoder-layers 1, but there are weights of 2 layers",
+        ),
         ({"encoder_kernel_size_list": [3, 7]}, r"has the shape \(20, 16\), and its options ask for \(28, 16\)"),
         ({"encoder_kernel_size_list": [3, 5, 7]}, "3 sizes for 2 layers"),
         ({"encoder_kernel_size_list": "[3]*x"}, "must be a list of whole numbers"),
@@ -254,6 +261,37 @@ def test_weights_that_do_not_fit_the_options_are_refused(rewrite: Callable[[Weig
     original = Original()
     with pytest.raises(UserError, match=message):
         convert_model(original.options, rewrite(original.weights))
+
+
+STRANGE: list[Any] = ["abc", [], object(), -1, 10**9, "False"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"arch": "lightconv_lm"}], ids=["translation", "lm"])
+def test_no_value_of_an_option_is_a_bug(changes: dict[str, Any]) -> None:
+    """Also none takes long: a billion layers are not built."""
+    original = Original(**changes)
+    more = ("dropout", "weight_dropout", "encoder_conv_dim", "activation_fn", "tokens_per_sample", "encoder")
+    for name in {*original.options, *more}:
+        for value in STRANGE:
+            with contextlib.suppress(UserError):
+                convert_model(original.options | {name: value}, original.weights)
+
+
+@pytest.mark.parametrize("strange", ["scalar", "empty", "cube", "integers", "sparse", "meta"])
+def test_no_tensor_among_the_weights_is_a_bug(strange: str) -> None:
+    original = Original(**LEARNED)
+    make: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "scalar": lambda weight: torch.tensor(1.0),
+        "empty": lambda weight: torch.zeros(0),
+        "cube": lambda weight: torch.zeros(2, 2, 2),
+        "integers": lambda weight: weight.long(),
+        "sparse": lambda weight: weight.to_sparse(),
+        "meta": lambda weight: weight.to("meta"),
+    }
+    for name, weight in original.weights.items():
+        if not name.endswith("version"):
+            with pytest.raises(UserError, match=r"^(checkpoint: |model\.)"):
+                convert_model(original.options, original.weights | {name: make[strange](weight)})
 
 
 def test_self_attention_language_models_are_refused() -> None:

@@ -29,7 +29,13 @@ def write_both(prefix: Path, text: str, languages: tuple[str, str] = ("en", "de"
 
 
 def test_segments_are_text() -> None:
-    assert list(segments(SEGMENTS.format("a").splitlines())) == ["a & one's", "a two"]
+    assert list(segments(SEGMENTS.format("a").splitlines())) == ["a & one’s", "a two"]
+
+
+def test_segments_keep_what_stands_there() -> None:
+    text = "„Ja“ – &quot;so&quot; &#8217;s &lt;b&gt; &amp;amp; &copy &eacute; AT&T  a"
+    expected = '„Ja“ – "so" ’s <b> &amp; &copy &eacute; AT&T  a'
+    assert list(segments([f'<seg id="7">{text}</seg>'])) == [expected]
 
 
 def test_talks_lose_their_metadata() -> None:
@@ -99,7 +105,7 @@ def test_wmt_under_its_published_names(tmp_path: Path, ending: str) -> None:
     assert [Path(prefix).name for prefix in options["train"]] == list(wmt14.TRAIN)
     assert options["valid"] == str(source / "dev" / "newstest2013")
     assert options["test"] == str(tmp_path / "out" / "test")
-    assert list(read_lines(tmp_path / "out" / "test.de")) == ["deutsch & one's", "deutsch two"]
+    assert list(read_lines(tmp_path / "out" / "test.de")) == ["deutsch & one’s", "deutsch two"]
     assert next(iter(as_arguments(options))).startswith(f'train=["{source}/training/europarl-v7.de-en","')
 
 

@@ -119,6 +119,20 @@ def test_leftovers_of_dead_processes_are_removed(config: PreprocessConfig, tmp_p
     assert all(folder.exists() for folder in others)
 
 
+def test_what_a_killed_process_had_set_aside_returns(tmp_path: Path) -> None:
+    """A folder that was to be replaced is whole under its other name; once it has been replaced it is rubbish."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    aside = tmp_path / f"data.partial-{dead.pid}-old"
+    for content in ("old", "older"):
+        aside.mkdir()
+        (aside / "file").write_text(content)
+        with pytest.raises(KeyboardInterrupt), output.build_folder(tmp_path / "data", replace=True):
+            raise KeyboardInterrupt
+        assert [path.name for path in tmp_path.glob("data*")] == ["data"]
+        assert (tmp_path / "data" / "file").read_text() == "old"
+
+
 def test_a_place_that_cannot_be_written(config: PreprocessConfig) -> None:
     with pytest.raises(UserError, match=r"out_dir=\S+train\.en/data: cannot be written"):
         preprocess(replace(config, out_dir=f"{config.train}.en/data"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynconv_mt.data.toy import Sizes, word_for_word, write_corpus
-from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.text.corpus import read_lines
 
 SMALL = [
@@ -44,7 +44,7 @@ def test_the_embedded_corpus_is_learnt(tmp_path: Path) -> None:
     )
     sources = list(read_lines(corpus / "test.en"))
     references = [list(read_lines(corpus / "test.de"))]
-    scoring = EvaluateConfig(metrics=[Metric.sacrebleu])
+    scoring = EvaluateConfig(metrics=[ScoreKind.sacrebleu])
     (dictionary,) = corpus_scores(word_for_word(sources), references, "de", scoring)
     bleu = json.loads(scores.read_text())["scores"][0]
     assert len(list(read_lines(hypothesis))) == len(sources)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.breakdown import Bucket, by_frequency, by_length
 from dynconv_mt.evaluate.measure import build_measures
 from dynconv_mt.evaluate.treatment import Treatment
@@ -12,7 +12,7 @@ REFERENCE = ["a b", "a b c d f e", "b", "a b c d e f g h", "d c"]
 
 
 def test_a_class_of_sentences_has_the_score_of_its_sentences() -> None:
-    config = EvaluateConfig([Metric.sacrebleu, Metric.chrf])
+    config = EvaluateConfig([ScoreKind.sacrebleu, ScoreKind.chrf])
     measures = build_measures([REFERENCE], config, Treatment("en", config))
     tables = [[measure.statistics(HYPOTHESES) for measure in measures]]
     found = by_length(REFERENCE, "words", [2, 6, 20], measures, tables)

@@ -8,9 +8,9 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import (
     BreakdownConfig,
     EvaluateConfig,
-    Metric,
     Report,
     ReportConfig,
+    ScoreKind,
     SignificanceConfig,
     Texts,
     corpus_scores,
@@ -36,7 +36,7 @@ def report(config: ReportConfig | None = None, source: list[str] | None = SOURCE
 def test_scores_are_those_of_each_system_alone() -> None:
     found = report()
     for lines, scores in zip(SYSTEMS.values(), found.scores, strict=True):
-        alone = corpus_scores(lines, [REFERENCE], "en", EvaluateConfig(list(Metric)))
+        alone = corpus_scores(lines, [REFERENCE], "en", EvaluateConfig(list(ScoreKind)))
         assert scores == alone
 
 
@@ -55,7 +55,7 @@ def test_the_table_has_every_score_and_signature() -> None:
 
 
 def test_tests_and_intervals_can_be_left_out() -> None:
-    config = ReportConfig(metrics=[Metric.chrf], significance=SignificanceConfig(samples=0, trials=0))
+    config = ReportConfig(metrics=[ScoreKind.chrf], significance=SignificanceConfig(samples=0, trials=0))
     text = report_text(report(config, source=None))
     assert "±" not in text
     assert "chrF2 by words in the reference sentence" in text
@@ -70,14 +70,14 @@ def test_json_says_everything() -> None:
     score = content["systems"][0]["scores"][0]
     assert score["value"] == found.scores[0][0].value
     assert score.keys() == {"metric", "name", "value", "signature", "detail", "bootstrap_mean", "confidence_95"}
-    assert len(content["comparisons"]) == len(Metric)
+    assert len(content["comparisons"]) == len(ScoreKind)
     assert content["breakdown"]["length"]["buckets"][0]["values"].keys() == {"first", "second"}
     assert content["empty_lines"] == {"first": [3], "source": [4]}
 
 
 def test_word_frequencies_come_from_training_text_where_there_is_some() -> None:
     texts = Texts(SYSTEMS, [REFERENCE], "en")
-    config = ReportConfig(metrics=[Metric.chrf], significance=SignificanceConfig(0, 0))
+    config = ReportConfig(metrics=[ScoreKind.chrf], significance=SignificanceConfig(0, 0))
     found = evaluate_systems(texts, config, train=["The dog.", "The cats sleep."])
     assert found.frequency.kind == "occurrences of a word in the training data"
     counts = {bucket.label: bucket.count for bucket in found.frequency.buckets}
@@ -111,7 +111,7 @@ def test_options_that_cannot_be(config: ReportConfig, words: str) -> None:
         config.check()
 
 
-@pytest.mark.parametrize("metrics", [[], [Metric.chrf, Metric.chrf]])
-def test_each_score_once(metrics: list[Metric]) -> None:
+@pytest.mark.parametrize("metrics", [[], [ScoreKind.chrf, ScoreKind.chrf]])
+def test_each_score_once(metrics: list[ScoreKind]) -> None:
     with pytest.raises(UserError, match=r"metrics=\["):
         ReportConfig(metrics=metrics)

@@ -15,7 +15,7 @@ import pytest
 import sacrebleu
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.evaluate import EvaluateConfig, Metric, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.treatment import Treatment, split_compounds
 from dynconv_mt.text.config import Tokenization
 
@@ -29,7 +29,7 @@ REFERENCE = [
     'The well-known "dog" runs & jumps, doesn\'t it?',
     "Two children are playing in the garden (at night).",
 ]
-ALL = EvaluateConfig(metrics=list(Metric))
+ALL = EvaluateConfig(metrics=list(ScoreKind))
 
 
 def multi_bleu(hypotheses: list[str], *references: list[str]) -> float:
@@ -92,10 +92,10 @@ def test_tokenised_bleu_is_that_of_multi_bleu() -> None:
         'the well-known " dog " runs & jumps , doesn \'t it ?',
         "two children are playing in the garden ( at night ) .",
     ]
-    (score,) = corpus_scores(HYPOTHESES, [REFERENCE], "en", EvaluateConfig([Metric.tokenized_bleu_lc]))
+    (score,) = corpus_scores(HYPOTHESES, [REFERENCE], "en", EvaluateConfig([ScoreKind.tokenized_bleu_lc]))
     assert score.value == pytest.approx(multi_bleu(tokens, expected), abs=1e-9)
     (score,) = corpus_scores(
-        tokens, [expected], "en", EvaluateConfig([Metric.tokenized_bleu], tokenization=Tokenization.none)
+        tokens, [expected], "en", EvaluateConfig([ScoreKind.tokenized_bleu], tokenization=Tokenization.none)
     )
     assert score.value == pytest.approx(multi_bleu(tokens, expected), abs=1e-9)
     assert "|tok:none|" in score.signature
@@ -103,17 +103,19 @@ def test_tokenised_bleu_is_that_of_multi_bleu() -> None:
 
 def test_punctuation_counts_unless_normalised() -> None:
     normalised, as_is = (
-        corpus_scores(HYPOTHESES, [REFERENCE], "en", EvaluateConfig([Metric.tokenized_bleu], normalize_punctuation=yes))
+        corpus_scores(
+            HYPOTHESES, [REFERENCE], "en", EvaluateConfig([ScoreKind.tokenized_bleu], normalize_punctuation=yes)
+        )
         for yes in (True, False)
     )
     assert normalised[0].value > as_is[0].value
     assert "normpunct:no" in as_is[0].signature
 
 
-@pytest.mark.parametrize("metric", Metric)
-def test_a_perfect_translation_has_the_best_score_and_a_second_reference_never_hurts(metric: Metric) -> None:
+@pytest.mark.parametrize("metric", ScoreKind)
+def test_a_perfect_translation_has_the_best_score_and_a_second_reference_never_hurts(metric: ScoreKind) -> None:
     config = EvaluateConfig([metric])
-    perfect = 0 if metric is Metric.ter else 100
+    perfect = 0 if metric is ScoreKind.ter else 100
     assert corpus_scores(REFERENCE, [REFERENCE], "de", config)[0].value == pytest.approx(perfect)
     (both,) = corpus_scores(HYPOTHESES, [REFERENCE, HYPOTHESES], "de", config)
     assert both.value == pytest.approx(perfect)
@@ -200,7 +202,7 @@ def test_bleu_of_newstest2014_is_that_of_the_original_procedure() -> None:
         pytest.skip(f"{file} is not here")
     reference = gzip.decompress(file.read_bytes()).decode().split("\n")[:1000]
     texts = [reference, perturbed(reference, 1), perturbed(reference, 2)]
-    metrics = EvaluateConfig([Metric.tokenized_bleu, Metric.tokenized_bleu_lc, Metric.compound_split_bleu])
+    metrics = EvaluateConfig([ScoreKind.tokenized_bleu, ScoreKind.tokenized_bleu_lc, ScoreKind.compound_split_bleu])
     cased, lower, split = corpus_scores(texts[1], [texts[0]], "de", metrics)
     two = corpus_scores(texts[1], [texts[0], texts[2]], "de", metrics)
     treatment = Treatment("de", metrics)

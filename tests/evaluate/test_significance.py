@@ -13,7 +13,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 from sacrebleu.significance import PairedTest
 
-from dynconv_mt.evaluate import Metric, ReportConfig, SignificanceConfig, significance
+from dynconv_mt.evaluate import ReportConfig, ScoreKind, SignificanceConfig, significance
 from dynconv_mt.evaluate.measure import Measure, Statistics, build_measures
 from dynconv_mt.evaluate.significance import Significance, compare_systems
 from dynconv_mt.evaluate.treatment import Treatment
@@ -44,7 +44,7 @@ SYSTEMS = {
 
 
 def statistics(references: list[list[str]]) -> tuple[list[Measure], list[list[Statistics]]]:
-    config = ReportConfig(metrics=[Metric.sacrebleu, Metric.chrf, Metric.ter])
+    config = ReportConfig(metrics=[ScoreKind.sacrebleu, ScoreKind.chrf, ScoreKind.ter])
     measures: list[Measure] = [*build_measures(references, config, Treatment("en", config))]
     return measures, [[measure.statistics(lines) for measure in measures] for lines in SYSTEMS.values()]
 
@@ -118,7 +118,7 @@ def test_ter_is_the_same_from_several_processes() -> None:
     references = [REFERENCES[0] * 6]
     tables = []
     for workers in (1, 2):
-        config = ReportConfig(metrics=[Metric.ter])
+        config = ReportConfig(metrics=[ScoreKind.ter])
         (measure,) = build_measures(references, config, Treatment("en", config), workers)
         tables.append(measure.statistics(many))
     assert (tables[0] == tables[1]).all()

@@ -32,10 +32,12 @@ def test_keeps_what_clean_corpus_n_keeps(src: int, tgt: int, low: int, high: int
         ("a b", "a b c d e", Drop.ratio),
         ("a b", "a b", Drop.identical),
         ("a b", "a c", None),
+        ("a " + "b" * 31, "a b", Drop.long_word),
+        ("a b", "b" * 30 + " a", None),
     ],
 )
 def test_says_why(src: str, tgt: str, reason: Drop | None) -> None:
-    config = CleanConfig(min_length=2, max_length=5, ratio=2, drop_identical=True)
+    config = CleanConfig(min_length=2, max_length=5, ratio=2, max_word_length=30, drop_identical=True)
     assert Cleaner(config).before_bpe(src, tgt) == reason
 
 
