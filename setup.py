@@ -10,31 +10,35 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from dynconv_mt.ops.build import BuildError, build  # noqa: E402  (this checkout's)
+from dynconv_mt.ops.build import BuildError, build, build_cuda, chosen_archs  # noqa: E402  (this checkout's)
 
 
 class BuildKernels(build_ext):
     """Leaves the compiling to dynconv_mt.ops.build; without a compiler, or without torch, the package does without."""
 
-    def target(self) -> Path:
-        """Return where the library belongs: in the tree for editable installations, else in the wheel to be."""
-        return (ROOT if self.inplace else Path(self.build_lib)) / "dynconv_mt" / "ops" / "_C.so"
+    def targets(self) -> list[Path]:
+        """Return where the libraries belong: in the tree for editable installations, else in the wheel to be."""
+        folder = (ROOT if self.inplace else Path(self.build_lib)) / "dynconv_mt" / "ops"
+        return [folder / "_C.so", folder / "_C_cuda.so"]
 
     def run(self) -> None:
+        cpu, cuda = self.targets()
         try:
-            build(self.target(), ROOT / "csrc")
+            build(cpu, ROOT / "csrc")
+            if archs := chosen_archs(None):
+                build_cuda(archs, cuda, ROOT / "csrc")
         except BuildError as error:
             print(f"no compiled kernels, so the slower reference operators will run: {error}", file=sys.stderr)
 
     def get_outputs(self) -> list[str]:
-        return [] if self.inplace else [str(path) for path in [self.target()] if path.is_file()]
+        return [] if self.inplace else [str(path) for path in self.targets() if path.is_file()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for this platform and any Python 3: the library knows nothing of Python."""
+    """A wheel for this platform and any Python 3: the libraries know nothing of Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]

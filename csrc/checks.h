@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -49,6 +50,31 @@ inline void check_heads(const char* name, const Tensor& x, int64_t num_heads, in
   STD_TORCH_CHECK(kernel_size >= 1, name, ": a kernel has at least 1 tap, found ", kernel_size);
   const bool is_dividing = num_heads >= 1 && x.size(2) % num_heads == 0;
   STD_TORCH_CHECK(is_dividing, name, ": ", num_heads, " heads do not divide the ", x.size(2), " channels of x");
+}
+
+// The number of heads of dynamic_conv, from logits (B, T, H·K) that fit x.
+inline int64_t heads_of_logits(const Tensor& x, const Tensor& logits, int64_t kernel_size) {
+  check_x(x);
+  STD_TORCH_CHECK(logits.dim() == 3, "logits: expected shape (B, T, H·K), found ", shape_of(logits.sizes()));
+  check_heads("logits", x, logits.size(2) / std::max<int64_t>(kernel_size, 1), kernel_size);
+  const int64_t num_heads = logits.size(2) / kernel_size;
+  check_shape("logits", logits, {x.size(0), x.size(1), num_heads * kernel_size});
+  check_dtype("logits", logits, x.scalar_type());
+  return num_heads;
+}
+
+// That of light_conv, from a weight (H, K) that fits x.
+inline int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
+  check_x(x);
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
+  check_heads("weight", x, weight.size(0), weight.size(1));
+  if (weight.scalar_type() != ScalarType::Float) check_dtype("weight", weight, x.scalar_type());
+  return weight.size(0);
+}
+
+inline void check_grad(const Tensor& grad_y, const Tensor& x) {
+  check_shape("grad_y", grad_y, {x.size(0), x.size(1), x.size(2)});
+  check_dtype("grad_y", grad_y, x.scalar_type());
 }
 
 }  // namespace dynconv_mt

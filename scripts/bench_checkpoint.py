@@ -192,12 +192,11 @@ def time_resume(run: Path, store: Path) -> dict[str, float]:
     return times
 
 
-def report(saves: SaveTimes, resumes: dict[str, dict[str, float]]) -> str:
-    """Return the results as Markdown."""
+def describe() -> list[str]:
+    """Return the head of the report: where and with what."""
     import torch
 
-    epoch = saves.updates_per_epoch * saves.update
-    lines = [
+    return [
         "# Checkpoints: what a save and a resume cost",
         "",
         f"{time.strftime('%Y-%m-%d')}. {cpu_name()}, one thread, Python {platform.python_version()}, torch "
@@ -206,6 +205,13 @@ def report(saves: SaveTimes, resumes: dict[str, dict[str, float]]) -> str:
         "```",
         "python scripts/bench_checkpoint.py",
         "```",
+    ]
+
+
+def describe_saves(saves: SaveTimes) -> list[str]:
+    """Return the part of the report on saves."""
+    epoch = saves.updates_per_epoch * saves.update
+    return [
         "",
         f"## A save ({PRESET}, {saves.megabytes:,.0f} MB)",
         "",
@@ -219,6 +225,12 @@ def report(saves: SaveTimes, resumes: dict[str, dict[str, float]]) -> str:
         "",
         f"Share of the time of an epoch: **{saves.share:.3%}** (aim: 1 %). On a faster device, the stall is 1 % of an "
         f"epoch of {99 * saves.stall:.0f} s; a save in the way would be 1 % of one of {99 * saves.in_the_way:.0f} s.",
+    ]
+
+
+def describe_resumes(resumes: dict[str, dict[str, float]]) -> list[str]:
+    """Return the part of the report on resumes."""
+    lines = [
         "",
         "## A resume, from the start of the process",
         "",
@@ -227,7 +239,7 @@ def report(saves: SaveTimes, resumes: dict[str, dict[str, float]]) -> str:
     ]
     for mark in next(iter(resumes.values())):
         lines.append(f"| {mark} | {' | '.join(f'{times[mark]:.1f}' for times in resumes.values())} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def num_pairs(store: Path) -> str:
@@ -261,12 +273,12 @@ def main() -> None:
         return
     big = args.big_store or write_store(args.folder / "big", BIG_PAIRS)
     iwslt = write_store(args.folder / "iwslt", IWSLT_PAIRS)
-    saves = time_saves(args.folder, args.repeat, args.updates)
+    lines = describe() + describe_saves(time_saves(args.folder, args.repeat, args.updates))
+    print("\n".join(lines), flush=True)
     resumes = {num_pairs(store): time_resume(args.folder / f"run_{store.name}", store) for store in (iwslt, big)}
-    text = report(saves, resumes)
-    print(text, end="")
+    print("\n".join(describe_resumes(resumes)))
     if args.out:
-        args.out.write_text(text, encoding="utf-8")
+        args.out.write_text("\n".join([*lines, *describe_resumes(resumes), ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

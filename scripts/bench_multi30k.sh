@@ -25,7 +25,7 @@ print(*(s["value"] for s in json.load(open(sys.argv[1]))["scores"] if "case:lc" 
 for model in "${models[@]}"; do
     dc-train recipe=multi30k "model=$model" "data_dir=$out/data" "out_dir=$out/$model"
     best=0 chosen=1.0
-    for penalty in 1.0 1.6 2.0 2.4 2.8; do
+    for penalty in 1.0 1.6 2.0; do
         score "$model" valid "$penalty"
         value=$(bleu "$out/$model.valid.$penalty.json")
         echo "$model valid length_penalty=$penalty BLEU $value"

@@ -1,11 +1,13 @@
 """Measure the convolution operators beside their reference, their alternatives and the machine's limits, in one run.
 
-    python scripts/bench_ops.py [--threads 1] [--out docs/benchmarks/ops_MACHINE_DATE.md]
+    python scripts/bench_ops.py [--device cuda] [--threads 2] [--compile] [--only TEXT] [--out FILE]
 
-Shapes: B sentences, T positions, C channels, H heads, K taps. Times are the shortest of many interleaved calls, in
-milliseconds: forward / forward and backward. The floor of a case is the larger of two times: that of reading every
-input and writing every output once at the speed of `Tensor.copy_` for tensors of the size of x, and that of its
-multiplications at the speed of a large matrix product in float32.
+Shapes: B sentences, T positions, C channels, H heads, K taps, W beam slots. Times are the shortest of many interleaved
+calls, in milliseconds: forward / forward and backward. A factor such as "× SDPA" says how many times as long the other
+takes. The floor of a case is the larger of two times: that of reading every input and writing every output once at the
+speed of `Tensor.copy_` between tensors that take as much memory as x, y and their gradients (caches hold as much of
+them), and that of its multiplications at the speed of a large matrix product (on a CPU in float32, in which it computes
+whatever x is in). No time includes projections.
 """
 
 from __future__ import annotations
@@ -14,73 +16,98 @@ import argparse
 import ctypes
 import datetime
 import platform
+import re
+import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dynconv_mt.ops import backend, reference
+from dynconv_mt.compute import Compute, keep_freed_memory
+from dynconv_mt.data.batch import Batch
+from dynconv_mt.models.presets import preset
+from dynconv_mt.models.seq2seq import build_model
+from dynconv_mt.ops import ConvState, backend, reference
 from dynconv_mt.ops.build import TARGET
+from dynconv_mt.runtime import Precision
+from dynconv_mt.train.config import OptimConfig
+from dynconv_mt.train.loss import batch_loss
+from dynconv_mt.train.optim import build_optimizer
 
-OPERATORS = torch.ops.dynconv_mt
-NO_OPTIONS = (None, None)  # seed and lengths
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from scripts.bench_peers import (  # noqa: E402
+    OPERATORS,
+    Case,
+    Pairs,
+    Run,
+    attention,
+    attention_backend,
+    convolutions,
+    depthwise,
+    fairseq,
+)
+
 Pair = tuple[float, float]  # milliseconds of forward, of forward and backward
-Run = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A shape and what is measured at it."""
-
-    operator: str  # dynamic or light
-    sentences: int
-    positions: int
-    channels: int
-    heads: int
-    taps: int
-    dtype: torch.dtype = torch.float32
-    is_causal: bool = False
-
-    def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        causal = " causal" if self.is_causal else ""
-        shape = f"{self.sentences}×{self.positions}, C={self.channels}, H={self.heads}, K={self.taps}"
-        return f"{self.operator} {shape}{causal}, {dtype}"
-
-
-def cases() -> Iterator[Case]:
-    """Yield the issue's shapes, the base and the big model's, and growing lengths."""
+def cases(device: str) -> Iterator[Case]:
+    """Yield the issue's shapes: on a CPU 4,096 positions of the base and the big model, on a GPU 16k and 64k."""
     for dtype in (torch.float32, torch.bfloat16):
         for operator in ("dynamic", "light"):
-            yield Case(operator, 256, 16, 512, 4, 7, dtype)
-            for taps in (3, 7, 15, 31):
-                yield Case(operator, 16, 256, 512, 4, taps, dtype, is_causal=taps == 31)
-            yield Case(operator, 64, 64, 1024, 16, 31, dtype)
+            if device == "cpu":
+                yield Case(operator, 256, 16, 512, 4, 7, dtype)
+                for taps in (3, 7, 15, 31):
+                    yield Case(operator, 16, 256, 512, 4, taps, dtype, is_causal=taps == 31)
+                yield Case(operator, 64, 64, 1024, 16, 31, dtype)
+            else:
+                for taps in (3, 7, 15, 31):
+                    yield Case(operator, 512, 32, 1024, 16, taps, dtype, device=device)
+                yield Case(operator, 32, 512, 1024, 16, 31, dtype, is_causal=True, device=device)
+                yield Case(operator, 128, 512, 1024, 16, 31, dtype, is_causal=True, device=device)
 
 
-def growing() -> Iterator[Case]:
-    """Yield the same number of positions as fewer and longer sentences."""
+def growing(device: str) -> Iterator[Case]:
+    """Yield the same number of positions as fewer and longer sentences, at the base and the big size."""
+    total, dtype = (8192, torch.float32) if device == "cpu" else (65536, torch.bfloat16)
     for channels, heads in ((512, 8), (1024, 16)):
         for positions in (32, 64, 256, 1024, 4096, 8192):
-            yield Case("dynamic", 8192 // positions, positions, channels, heads, 31)
+            yield Case("dynamic", total // positions, positions, channels, heads, 31, dtype, device=device)
 
 
-def shortest(runs: dict[str, Run], seconds: float) -> dict[str, float]:
+def milliseconds(run: Run, device: str) -> float:
+    """Return how long a call takes, on a GPU as its own clock tells."""
+    if device == "cpu":
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def shortest(runs: dict[str, Run], seconds: float, device: str) -> dict[str, float]:
     """Return the shortest time of each, in milliseconds; they take turns, so that all see the same machine."""
+    if device != "cpu":
+        for run in runs.values():
+            run()  # the first call loads kernels
     best = dict.fromkeys(runs, float("inf"))
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 3 or time.perf_counter() < end:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-        rounds += 1
+    left = dict.fromkeys(runs, 1e3 * seconds / len(runs))
+    while running := [name for name in runs if left[name] > 0]:
+        for name in running:
+            elapsed = milliseconds(runs[name], device)
+            best[name] = min(best[name], elapsed)
+            left[name] -= elapsed
     return best
 
 
@@ -93,99 +120,130 @@ class Ceilings:
 
     @classmethod
     def measure(cls, case: Case, seconds: float) -> Ceilings:
-        """Measure them for tensors of the size of x."""
-        x = torch.randn(case.sentences, case.positions, case.channels, dtype=case.dtype)
+        """Measure them for the memory that the case takes: x, y and their gradients."""
+        x = case.random(2 * case.sentences, case.positions, case.channels)
         y = torch.empty_like(x)
-        a, b, c = (torch.randn(1024, 1024) for _ in range(3))
-        times = shortest({"copy": lambda: y.copy_(x), "product": lambda: torch.mm(a, b, out=c)}, seconds)
-        return cls(2 * x.numel() * x.element_size() / times["copy"], 2 * 1024**3 / times["product"])
+        size, dtype = (1024, torch.float32) if case.device == "cpu" else (4096, case.dtype)
+        a, b, c = (torch.randn(size, size, device=case.device).to(dtype) for _ in range(3))
+        runs: dict[str, Run] = {"copy": lambda: y.copy_(x), "product": lambda: torch.mm(a, b, out=c)}
+        times = shortest(runs, seconds, case.device)
+        return cls(2 * x.numel() * x.element_size() / times["copy"], 2 * size**3 / times["product"])
 
     def floor(self, case: Case) -> Pair:
         """Return the times that nothing can beat."""
         x = case.sentences * case.positions * case.channels
         taps = case.heads * case.taps * (case.sentences * case.positions if case.operator == "dynamic" else 1)
-        forward = max(
-            (2 * x + taps) * case.dtype.itemsize / self.bytes_per_ms, 2 * x * case.taps / self.operations_per_ms
-        )
-        backward = max(
-            (3 * x + 2 * taps) * case.dtype.itemsize / self.bytes_per_ms, 4 * x * case.taps / self.operations_per_ms
-        )
+        size = case.dtype.itemsize
+        forward = max((2 * x + taps) * size / self.bytes_per_ms, 2 * x * case.taps / self.operations_per_ms)
+        backward = max((3 * x + 2 * taps) * size / self.bytes_per_ms, 4 * x * case.taps / self.operations_per_ms)
         return forward, forward + backward
 
 
-def convolutions(case: Case) -> dict[str, Run]:
-    """Return our operators and their reference."""
-    shape = (case.sentences, case.positions, case.channels)
-    x, grad_y = torch.randn(shape).to(case.dtype), torch.randn(shape).to(case.dtype)
-    options: dict[str, object] = {"padding_left": case.taps - 1 if case.is_causal else case.taps // 2}
-    options |= {"softmax": True, "dropout": 0.0}
-    if case.operator == "dynamic":
-        options["kernel_size"] = case.taps
-        taps = torch.randn(*shape[:2], case.heads * case.taps).to(case.dtype)
-    else:
-        taps = torch.randn(case.heads, case.taps)
-    runs: dict[str, Run] = {}
-    for name, operators in (("ours", OPERATORS), ("reference", reference)):
-        forward = getattr(operators, f"{case.operator}_conv")
-        backward = getattr(operators, f"{case.operator}_conv_backward")
-        runs[f"{name} forward"] = lambda f=forward: f(x, taps, *NO_OPTIONS, **options)  # type: ignore[misc]
-        runs[f"{name} backward"] = lambda f=backward: f(grad_y, x, taps, *NO_OPTIONS, **options)  # type: ignore[misc]
-    return runs
+def measure(case: Case, pairs: Pairs, seconds: float) -> dict[str, Pair]:
+    """Return both times of each."""
+    runs = {f"{name} {part}": pair[part] for name, pair in pairs.items() for part in (0, 1)}
+    best = shortest(runs, seconds, case.device)
+    return {name: (best[f"{name} 0"], best[f"{name} 1"]) for name in pairs}
 
 
-def with_backward(name: str, function: Callable[..., Tensor], *inputs: Tensor) -> dict[str, Run]:
-    """Return a function's forward alone, and its forward with its backward through autograd."""
-    leaves = [tensor.requires_grad_() for tensor in inputs]
-    grad = torch.randn_like(function(*leaves))
-
-    def forward() -> None:
-        with torch.no_grad():
-            function(*leaves)
-
-    return {f"{name} forward": forward, f"{name} both": lambda: torch.autograd.grad(function(*leaves), leaves, grad)}
+def times(pair: Pair) -> str:
+    """Return forward / both."""
+    return "{:.2f} / {:.2f}".format(*pair)
 
 
-def attention(case: Case) -> dict[str, Run]:
-    """Return the core of self-attention of the same width: no projections, its own layout, heads of 64 channels."""
-    shape = (case.sentences, case.channels // 64, case.positions, 64)
-    inputs = (torch.randn(shape).to(case.dtype) for _ in range(3))
-    return with_backward(
-        "SDPA", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=case.is_causal), *inputs
-    )
+def factors(pairs: dict[str, Pair], name: str) -> str:
+    """Return how many times as long as ours another takes, nothing where it was not measured."""
+    if name not in pairs:
+        return ""
+    return " / ".join(f"{other / own:.1f}" for other, own in zip(pairs[name], pairs["ours"], strict=True))
 
 
-def depthwise(case: Case) -> dict[str, Run]:
-    """Return torch's depthwise convolution in its own layout (B, C, T), one kernel per channel, K taps."""
-    x = torch.randn(case.sentences, case.channels, case.positions).to(case.dtype)
-    weight = torch.randn(case.channels, 1, case.taps).to(case.dtype)
-    return with_backward("conv1d", lambda x, w: F.conv1d(x, w, padding=case.taps // 2, groups=case.channels), x, weight)
+SHAPES = ["case", "ours, ms", "over the floor", "× fairseq's algorithm", "× reference", "× reference compiled"]
+SHAPES += ["× conv1d", "× SDPA", "copy GB/s, GEMM GFLOP/s"]
 
 
-def measure(case: Case, seconds: float) -> str:
-    """Return a row of the table."""
-    ceilings = Ceilings.measure(case, seconds / 4)
-    runs = {**convolutions(case), **attention(case), **(depthwise(case) if case.operator == "light" else {})}
-    best = shortest(runs, seconds)
-    floor = ceilings.floor(case)
-    pairs: dict[str, Pair] = {}
-    for name in ("ours", "reference"):
-        forward = best[f"{name} forward"]
-        pairs[name] = forward, forward + best[f"{name} backward"]
-    for name in ("conv1d", "SDPA"):
-        if f"{name} both" in best:
-            pairs[name] = best[f"{name} forward"], best[f"{name} both"]
-    ours = pairs.pop("ours")
-    cells = [str(case), "{:.2f} / {:.2f}".format(*ours)]
-    cells.append(f"{ours[0] / floor[0]:.1f} / {ours[1] / floor[1]:.1f}")
-    for name in ("reference", "conv1d", "SDPA"):
-        times = pairs.get(name)
-        cells.append(f"{times[0] / ours[0]:.1f} / {times[1] / ours[1]:.1f}" if times else "")
-    cells.append(f"{ceilings.bytes_per_ms / 1e6:.0f}, {ceilings.operations_per_ms / 1e6:.0f}")
-    return f"| {' | '.join(cells)} |"
+def shape_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the row of a shape."""
+    ceilings = Ceilings.measure(case, options.seconds / 8)
+    pairs = convolutions(case, options.compile) | {"fairseq": fairseq(case), "SDPA": attention(case)}
+    if case.operator == "light":
+        pairs["conv1d"] = depthwise(case)
+    found, floor = measure(case, pairs, options.seconds), ceilings.floor(case)
+    over = f"{found['ours'][0] / floor[0]:.2f} / {found['ours'][1] / floor[1]:.2f}"
+    others = [factors(found, name) for name in ("fairseq", "reference", "compiled", "conv1d", "SDPA")]
+    others[-1] += f" ({attention_backend(case)})"
+    limits = f"{ceilings.bytes_per_ms / 1e6:.0f}, {ceilings.operations_per_ms / 1e6:.0f}"
+    yield [str(case), times(found["ours"]), over, *others, limits]
 
 
-HEADER = """| case | ours, ms | over the floor | × reference | × conv1d | × SDPA | copy GB/s, GEMM GFLOP/s |
-|---|---|---|---|---|---|---|"""
+GROWTH = ["case", "ours, ms", "ns a position", "× SDPA"]
+
+
+def growth_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the row of a length."""
+    pairs = convolutions(case, False)
+    found = measure(case, {"ours": pairs["ours"], "SDPA": attention(case)}, options.seconds)
+    nanoseconds = "{:.0f} / {:.0f}".format(*(1e6 * t / (case.sentences * case.positions) for t in found["ours"]))
+    yield [str(case), times(found["ours"]), nanoseconds, f"{factors(found, 'SDPA')} ({attention_backend(case)})"]
+
+
+STEPS = ["decoding step, beam 5, C=512, K=31, with reordering", "ours, µs", "× reference"]
+
+
+def step(operators: Any, x: Tensor, logits: Tensor, state: ConvState, parents: Tensor) -> None:
+    """Decode one position and move the beam."""
+    operators.dynamic_conv_step(x, logits, state.buffer, state.slots, position=state.position, softmax=True)
+    state.position += x.shape[2]
+    state.reorder(parents)
+
+
+def step_rows(device: str, options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield rows of one new position of every hypothesis."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for sentences, heads in ((1, 4), (1, 8), (32, 4), (32, 8)):
+            x = torch.randn(sentences, 5, 1, 512, device=device).to(dtype)
+            logits = torch.randn(sentences, 5, 1, heads * 31, device=device).to(dtype)
+            parents = torch.randint(5, (sentences, 5), device=device)
+            state = ConvState.empty(sentences, 5, 31, x)
+            runs: dict[str, Run] = {
+                "ours": partial(step, OPERATORS, x, logits, state, parents),
+                "reference": partial(step, reference, x, logits, state, parents),
+            }
+            best = shortest(runs, options.seconds / 4, device)
+            name = f"B={sentences}, H={heads}, {str(dtype).removeprefix('torch.')}"
+            yield [name, f"{1e3 * best['ours']:.0f}", f"{best['reference'] / best['ours']:.1f}"]
+
+
+TRAINING = ["training step of dynamicconv_iwslt_de_en", "ms", "of it the operators, ms", "their share"]
+VOCAB, SENTENCES, LENGTH = 10_000, 64, 32
+
+
+def training_rows(device: str, options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield a row for each precision: the operators' time, forward and backward, as torch's profiler counts it."""
+    precisions = [Precision.fp32]
+    if device != "cpu" or torch.cpu._is_avx512_bf16_supported():
+        precisions.append(Precision.bf16)
+    tokens = torch.randint(4, VOCAB, (SENTENCES, LENGTH))
+    lengths = torch.full((SENTENCES,), LENGTH)
+    batch = Batch(tokens, lengths, tokens, tokens, SENTENCES * LENGTH, tuple(range(SENTENCES)))
+    for precision in precisions:
+        model = build_model(replace(preset("dynamicconv_iwslt_de_en"), src_vocab_size=VOCAB, tgt_vocab_size=VOCAB))
+        model.to(device)
+        optimizer, compute = build_optimizer(model, OptimConfig()), Compute(torch.device(device), precision)
+
+        def step(model: Any = model, optimizer: Any = optimizer, compute: Compute = compute) -> None:
+            batch_loss(model, batch, compute, 0.1).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        step()
+        best = shortest({"step": step}, 4 * options.seconds, device)["step"]
+        with torch.profiler.profile() as profile:
+            step()
+        events = [e for e in profile.key_averages() if e.key.startswith("dynconv_mt::")]
+        spent = sum(e.cpu_time_total if device == "cpu" else e.device_time_total for e in events) / 1e3
+        name = f"{SENTENCES * LENGTH} source and target tokens, {precision}"
+        yield [name, f"{best:.0f}", f"{spent:.1f}", f"{100 * spent / best:.2f} %"]
 
 
 def instruction_set() -> str:
@@ -195,41 +253,92 @@ def instruction_set() -> str:
     return str(function().decode())
 
 
-def describe(threads: int) -> str:
-    """Return what was measured on."""
+def machine(device: str) -> str:
+    """Return the name of what was measured."""
+    if device != "cpu":
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    machine = f"{models[0]}, {len(models)} cores" if models else platform.processor()
-    return (
-        f"{datetime.date.today()}, {machine}, {threads} thread(s), kernels: {instruction_set()}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    return f"{models[0]}, {len(models)} cores" if models else platform.processor()
+
+
+def commit() -> str:
+    """Return the commit that is checked out, and whether files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def describe(device: str) -> list[str]:
+    """Return the head of the report."""
+    kernels = f"{instruction_set()} kernels, {torch.get_num_threads()} thread(s)" if device == "cpu" else "CUDA kernels"
+    return [
+        f"# The operators on {machine(device)}",
+        "",
+        f"{datetime.date.today()}. {kernels}, torch {torch.__version__}, Python {platform.python_version()},"
+        f" commit {commit()}.",
+        "",
+        "```",
+        shlex.join(["python", "scripts/bench_ops.py", *sys.argv[1:]]),
+        "```",
+        "",
+        *" ".join((__doc__ or "").split("Times are")[1].split()).join(("Times are ", "")).splitlines(),
+    ]
+
+
+class Report:
+    """Markdown that is printed as it grows."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, *lines: str) -> None:
+        """Add lines and print them."""
+        self.lines += lines
+        print("\n".join(lines), flush=True)
+
+    def table(self, title: str, header: list[str], rows: Iterator[list[str]]) -> None:
+        """Add a table as its rows come."""
+        self.add("", f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|")
+        for row in rows:
+            self.add(f"| {' | '.join(row)} |")
+
+
+def parse_options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of a CPU (default: all cores)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each row, but for calls that take longer")
+    parser.add_argument("--compile", action="store_true", help="also the reference under torch.compile: takes minutes")
+    parser.add_argument("--only", default="", help="rows of shapes whose description contains this, nothing else")
+    parser.add_argument("--out", type=Path, help="file to write (default: in docs/benchmarks; none with --only)")
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Print the tables, and write them to a file if one is named."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
-    parser.add_argument("--only", default="", help="rows whose description contains this")
-    parser.add_argument("--out", type=Path, help="append the tables to this file")
-    options = parser.parse_args()
-    if backend("cpu") != "compiled":
-        print("there are no compiled kernels to measure: python -m dynconv_mt.ops.build", file=sys.stderr)
+    """Print the report and write it to a file."""
+    options = parse_options()
+    device: str = options.device
+    if backend(device) != "compiled":
+        print(f"there are no compiled kernels for {device}: see python -m dynconv_mt.ops.build --help", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    lines = [describe(options.threads)]
-    for title, group in (("Shapes of the models", cases()), ("Growing length, 8,192 positions in all", growing())):
-        lines += ["", f"{title}: forward / forward and backward", "", *HEADER.splitlines()]
-        print("\n".join(lines[-4:] if len(lines) > 6 else lines), flush=True)
-        for case in group:
-            if options.only in str(case):
-                lines.append(measure(case, options.seconds))
-                print(lines[-1], flush=True)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n\n")
+    keep_freed_memory()  # as in training; else most of a short call is the kernel clearing new pages
+    report = Report()
+    report.add(*describe(device))
+    chosen = [case for case in cases(device) if options.only in str(case)]
+    report.table("Shapes of the models", SHAPES, (row for case in chosen for row in shape_rows(case, options)))
+    if not options.only:
+        growth = (row for case in growing(device) for row in growth_rows(case, options))
+        report.table("Growing length, the same number of positions", GROWTH, growth)
+        report.table("Decoding", STEPS, step_rows(device, options))
+        report.table("Training", TRAINING, training_rows(device, options))
+    name = re.sub(r"[^A-Za-z0-9]+", "-", machine(device)).strip("-")
+    out = options.out or (None if options.only else ROOT / f"docs/benchmarks/{datetime.date.today()}_ops_{name}.md")
+    if out:
+        out.write_text("\n".join([*report.lines, ""]), encoding="utf-8")
     return 0
 
 

@@ -16,6 +16,7 @@ a run was lost, or fewer kills landed than asked for. Linux only: it finds torch
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import platform
@@ -148,10 +149,11 @@ class Session:
     """One start of the command, until it ends or is shot."""
 
     def __init__(self, folder: Path, ranks: int, updates: int) -> None:
+        # nicer than this script, which must be quick to fire also where all share one core
+        command = ["nice", "-n", "5", *train_command(ranks, updates)]
         with (folder / "log.txt").open("ab") as log:
-            # nicer than this script, which must be quick to fire also where all share one core
-            command = ["nice", "-n", "10", *train_command(ranks, updates)]
             self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        atexit.register(self.kill, "all")  # should this script be interrupted
 
     def code(self) -> int | None:
         """Return the exit code; None while it runs."""
@@ -159,6 +161,8 @@ class Session:
 
     def kill(self, victim: str) -> bool:
         """Send SIGKILL to one rank (the launcher lives on) or to all; False where the victim has ended already."""
+        if self.code() is not None:
+            return False
         workers = dict(_workers(self._process.pid))
         if victim.startswith("rank"):
             return victim in workers and _send_kill(workers[victim])
@@ -299,10 +303,9 @@ class Gunner:
         """Wait for a random part of the phase, kill, and note what was hit; None where the session was over."""
         time.sleep(self.random.uniform(0.0, 1.1) * self.lasts.get(aimed_at, 0.01))
         victim = self.random.choice(["all", *(f"rank {rank}" for rank in range(self.args.ranks))])
-        if self.args.ranks == 1 or not session.kill(victim):
-            victim = "all"
-            if not session.kill(victim):
-                return None
+        is_one_hit = self.args.ranks > 1 and session.kill(victim)
+        if not is_one_hit and not session.kill(victim := "all"):
+            return None
         return Kill(self.outcome.runs, aimed_at, watch.phase(), watch.position()[0], victim, watch.temporary())
 
 

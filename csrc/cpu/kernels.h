@@ -13,6 +13,8 @@ namespace {
 template <int K, typename S, typename A>
 void convolve(const Problem& p, const Task& task, const Taps<A>& taps, const Packed<A>& x, const Block& block) {
   for (int64_t t = task.begin; t < task.end; t += 2) {
+    prefetch_next<S>(p.x, task, t, block.first + block.width, block.width);
+    prefetch_next_logits<S>(p, task, t);
     const Band<A> band = {taps.at(t), taps.pitch - 1, 1};
     const Output<S> y = output_at<S>(p.y, p, task, t, block, task.end);
     multiply_pair<K>(x, t - p.padding_left, band, p.kernel_size, block.num_vectors, y);
@@ -25,6 +27,9 @@ void convolve_transposed(
     const Problem& p, const Task& task, const Taps<A>& taps, const Packed<A>& grad_y, const Block& block) {
   const int64_t end = most(least(task.end, task.length), task.begin);
   for (int64_t s = task.begin; s < end; s += 2) {
+    prefetch_next<S>(p.x, task, s, block.first + block.width, block.width);
+    prefetch_next<S>(p.grad_y, task, s, block.first + block.width, block.width);
+    prefetch_next_logits<S>(p, task, s);
     const int64_t origin = s - (p.kernel_size - 1 - p.padding_left);
     const Band<A> band = {taps.at(origin) + p.kernel_size - 1, 1, taps.pitch - 1};
     const Output<S> grad_x = output_at<S>(p.grad_x, p, task, s, block, end);
@@ -85,7 +90,7 @@ void correlate_each(
     const int64_t first = most(x.begin - origin, 0) / 4 * 4, last = least(x.end - origin, p.kernel_size + 1);
     A* row = grads + (t - task.begin) * pitch;
     for (int64_t j = first; j < last; j += 4) {
-      correlate(grad_y.at(t), x.at(origin + j), 1, num_vectors, row + j, row + pitch + j - 1);
+      correlate(grad_y.at(t), x.at(origin + j), x.pitch, 1, num_vectors, row + j, row + pitch + j - 1);
     }
   }
 }
@@ -100,7 +105,7 @@ void correlate_all(
     const int64_t begin = task.begin + skipped, end = least(task.end, x.end - shift);
     if (end <= begin) continue;
     const int64_t num_pairs = (end - begin + 1) / 2;
-    correlate(grad_y.at(begin), x.at(begin + shift), num_pairs, num_vectors, grads + j, grads + j - 1);
+    correlate(grad_y.at(begin), x.at(begin + shift), x.pitch, num_pairs, num_vectors, grads + j, grads + j - 1);
   }
 }
 
@@ -147,6 +152,8 @@ void backward_task(const Problem& p, const Task& task, A* scratch) {
     const Packed<A> x = pack<S>(p.x, task.sentence, block.first, block.width, inputs.begin, inputs.end, packed_x);
     const Packed<A> grad_y =
         pack<S>(p.grad_y, task.sentence, block.first, block.width, outputs.begin, outputs.end, packed_y);
+    clear_guards(x);
+    clear_guards(grad_y);
     convolve_block(p, task, taps, grad_y, block);
     (taps.pitch ? correlate_each<A> : correlate_all<A>)(p, task, grad_y, x, block.num_vectors, grads);
   }

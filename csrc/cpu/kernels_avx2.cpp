@@ -1,8 +1,9 @@
 // The kernels for x86 processors with AVX2; dynconv_mt/ops/build.py knows the compiler's flags.
 #include "kernels.h"
+#include "step.h"
 
 namespace dynconv_mt::cpu {
 
-const Kernels kernels_avx2 = {"avx2", scratch_bytes, forward, backward, finish_weight};
+const Kernels kernels_avx2 = {"avx2", scratch_bytes, forward, backward, finish_weight, step};
 
 }  // namespace dynconv_mt::cpu

@@ -1,61 +1,20 @@
 // dynamic_conv, light_conv and their backwards on the CPU: the dispatch key CPU of the schemas that
-// dynconv_mt/ops/library.py declares. Here tensors become plain structs, and tasks meet threads.
-//
-// Only PyTorch's stable ABI is used, so that one binary serves every torch from 2.10 on.
+// dynconv_mt/ops/library.py declares. Here tensors become plain structs.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <tuple>
 
-#include "../checks.h"
-#include "problem.h"
+#include "dispatch.h"
 
 namespace dynconv_mt::cpu {
 namespace {
-
-using Optional = std::optional<Tensor>;
 
 struct Options {
   bool softmax;
   double dropout;
 };
-
-const Kernels& choose_kernels() {
-#ifdef DYNCONV_MT_X86
-  const char* wanted = std::getenv("DYNCONV_MT_CPU");  // for tests: a lower instruction set than the machine's
-  const std::string name = wanted ? wanted : kernels_avx512.name;
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (name == kernels_avx512.name && has_avx2 && has_avx512) return kernels_avx512;
-  if (name != kernels_portable.name && has_avx2) return kernels_avx2;
-#endif
-  return kernels_portable;
-}
-
-const Kernels& kernels() {
-  static const Kernels& chosen = choose_kernels();
-  return chosen;
-}
-
-Storage storage_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Storage::kFloat32;
-    case ScalarType::Double: return Storage::kFloat64;
-    case ScalarType::BFloat16: return Storage::kBFloat16;
-    case ScalarType::Half: return Storage::kFloat16;
-    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
-  }
-}
-
-ScalarType precision_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 Input input_of(const Tensor& tensor) {
   const char* data = static_cast<const char*>(tensor.const_data_ptr());
@@ -102,49 +61,15 @@ const int64_t* pointer_to(const Optional& lengths) {
   return lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr;
 }
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-// Runs all tasks on torch's threads. Problems too small to gain from a second thread stay on this one.
-void run(const Problem& p, void (*tasks)(const Problem&, int64_t, int64_t, void*)) {
+// Runs all tasks of a problem.
+void run(const Problem& p, Tasks<Problem> tasks) {
   if (p.num_sentences * p.num_positions * p.num_channels == 0) return;
-  constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: some 20 microseconds
   const int64_t positions = std::min(kChunk, p.num_positions);
   const int64_t work = positions * (p.num_channels / p.num_heads + 8) * p.kernel_size;
-  const int64_t grain = std::max<int64_t>(1, kWorthAThread / work);
-  torch::stable::parallel_for(0, num_tasks(p), grain, [&](int64_t begin, int64_t end) {
-    const size_t bytes = (kernels().scratch_bytes(p) + 63) / 64 * 64;
-    const std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
-    if (!scratch) throw std::bad_alloc();
-    tasks(p, begin, end, scratch.get());
-  });
+  run_tasks(p, tasks, num_tasks(p), work, kernels().scratch_bytes(p));
 }
 
 Tensor new_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
-
-int64_t heads_of_logits(const Tensor& x, const Tensor& logits, int64_t kernel_size) {
-  check_x(x);
-  STD_TORCH_CHECK(logits.dim() == 3, "logits: expected shape (B, T, H·K), found ", shape_of(logits.sizes()));
-  check_heads("logits", x, logits.size(2) / std::max<int64_t>(kernel_size, 1), kernel_size);
-  const int64_t num_heads = logits.size(2) / kernel_size;
-  check_shape("logits", logits, {x.size(0), x.size(1), num_heads * kernel_size});
-  check_dtype("logits", logits, x.scalar_type());
-  return num_heads;
-}
-
-int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
-  check_x(x);
-  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
-  check_heads("weight", x, weight.size(0), weight.size(1));
-  if (weight.scalar_type() != ScalarType::Float) check_dtype("weight", weight, x.scalar_type());
-  return weight.size(0);
-}
-
-void check_grad(const Tensor& grad_y, const Tensor& x) {
-  check_shape("grad_y", grad_y, {x.size(0), x.size(1), x.size(2)});
-  check_dtype("grad_y", grad_y, x.scalar_type());
-}
 
 Tensor dynamic_conv(Tensor x, Tensor logits, Optional seed, Optional lengths, int64_t kernel_size,
                     int64_t padding_left, bool softmax, double dropout) {
@@ -176,11 +101,6 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
   p.grad_logits = grad_logits.mutable_data_ptr();
   run(p, kernels().backward);
   return {grad_x, grad_logits};
-}
-
-// The weight in the precision of the arithmetic.
-Tensor weight_for(const Tensor& x, const Tensor& weight) {
-  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
 }
 
 Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int64_t padding_left, bool softmax,
@@ -219,11 +139,6 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
 
 }  // namespace
 }  // namespace dynconv_mt::cpu
-
-// The instruction set in use, for reports: read through ctypes.
-extern "C" __attribute__((visibility("default"))) const char* dynconv_mt_cpu() {
-  return dynconv_mt::cpu::kernels().name;
-}
 
 STABLE_TORCH_LIBRARY_IMPL(dynconv_mt, CPU, library) {
   library.impl("dynamic_conv", TORCH_BOX(&dynconv_mt::cpu::dynamic_conv));

@@ -62,7 +62,35 @@ constexpr int64_t kChunk = 128;
 static inline int64_t num_chunks(const Problem& p) { return (p.num_positions + kChunk - 1) / kChunk; }
 static inline int64_t num_tasks(const Problem& p) { return p.num_sentences * num_chunks(p) * p.num_heads; }
 
-// The kernels compiled for one instruction set. `forward` and `backward` run the tasks begin … end - 1 with
+// A decoding step: N new positions of W beam slots. A task is one head of one sentence. All tensors are contiguous.
+struct Step {
+  int64_t num_sentences;
+  int64_t num_slots;
+  int64_t num_new;
+  int64_t num_channels;
+  int64_t num_heads;
+  int64_t kernel_size;
+  int64_t beam;      // slots of the buffer, at least W
+  int64_t ancestry;  // rows of `slots` to a sentence, at least W
+  int64_t position;  // number of the first new input
+  bool softmax;
+  bool is_wide;            // the buffer is in the precision of the arithmetic, whatever x is in
+  Storage storage;         // of x, logits and y, and else of the buffer
+  const void* x;           // (B, W, N, C)
+  const void* logits;      // (B, W, N, H·K); dynamic_conv only
+  const void* weight;      // (H, K); light_conv only
+  const int64_t* slots;    // (B, ancestry, K - 1)
+  void* buffer;            // (B, beam, K - 1, C)
+  void* y;                 // (B, W, N, C)
+};
+
+// What a task of a step needs as scratch memory, whatever the instruction set: rows of taps, pointers to inputs.
+static inline size_t scratch_bytes_of_step(const Step& s) {
+  const int64_t longest_row = s.kernel_size + 64;
+  return static_cast<size_t>(s.num_slots * s.num_new * longest_row + s.kernel_size + s.num_new) * sizeof(double);
+}
+
+// The kernels compiled for one instruction set. `forward`, `backward` and `step` run the tasks begin … end - 1 with
 // `scratch_bytes` of scratch memory, aligned to 64 bytes; `finish_weight` sums the partial gradients of light_conv.
 struct Kernels {
   const char* name;
@@ -70,6 +98,7 @@ struct Kernels {
   void (*forward)(const Problem&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Problem&, int64_t begin, int64_t end, void* scratch);
   void (*finish_weight)(const Problem&);
+  void (*step)(const Step&, int64_t begin, int64_t end, void* scratch);
 };
 
 extern const Kernels kernels_portable;
@@ -77,5 +106,7 @@ extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
+
+const Kernels& kernels();  // those for this machine, chosen when they are first asked for
 
 }  // namespace dynconv_mt::cpu

@@ -128,6 +128,19 @@ Block block_at(const Problem& p, const Task& task, int64_t offset) {
   return {task.head * head_width + offset, width, (width + kLanes<A> - 1) / kLanes<A>};
 }
 
+// Asks for two rows of what the next task reads: the columns that follow, `width` from number `first` on. Computing
+// hides the time that memory takes; at the last head the request is void, and does no harm.
+template <typename S>
+void prefetch_next(const Input& input, const Task& task, int64_t t, int64_t first, int64_t width) {
+  const S* row = static_cast<const S*>(input.data) + task.sentence * input.sentence + t * input.position + first;
+  for (int64_t r = 0; r < 2; ++r) prefetch_row<0>(row + r * input.position, width);
+}
+
+template <typename S>
+void prefetch_next_logits(const Problem& p, const Task& task, int64_t t) {
+  if (!p.weight) prefetch_next<S>(p.logits, task, t, (task.head + 1) * p.kernel_size, p.kernel_size);
+}
+
 template <typename S>
 Output<S> output_at(void* data, const Problem& p, const Task& task, int64_t t, const Block& block, int64_t end) {
   S* at = static_cast<S*>(data) + (task.sentence * p.num_positions + t) * p.num_channels + block.first;

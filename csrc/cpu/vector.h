@@ -1,7 +1,8 @@
 // Vectors of floats or doubles as the compiler's own vector types, and the conversions of half-precision numbers.
 //
 // One source for every machine: the same code becomes SSE2 or NEON, AVX2 or AVX-512 by the flags it is compiled with.
-// Intrinsics appear only where compilers do badly without.
+// Intrinsics appear only where compilers do badly without. Those with a mask of ones do what those without one do, whose
+// definitions GCC 12 warns about.
 #pragma once
 
 #include "problem.h"
@@ -70,7 +71,7 @@ inline V load_bits(const void* source) {
 // Half precision to float: the exponent is moved to its place by a product, which normalises subnormals as well.
 inline Vec<float> from_halves(Halves halves, Float16) {
 #if defined(__AVX512F__)
-  return bit_cast<Vec<float>>(_mm512_cvtph_ps(bit_cast<__m256i>(halves)));
+  return bit_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xFFFF, bit_cast<__m256i>(halves)));
 #elif defined(__AVX2__)
   return bit_cast<Vec<float>>(_mm256_cvtph_ps(bit_cast<__m128i>(halves)));
 #else
@@ -90,13 +91,13 @@ inline Vec<float> from_halves(Halves halves, BFloat16) {
 inline Halves to_halves(Vec<float> vector, BFloat16) {
   const FloatBits bits = bit_cast<FloatBits>(vector);
   const FloatBits rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  const FloatBits is_nan = (FloatBits)((bits & 0x7FFFFFFFu) > 0x7F800000u);
-  return __builtin_convertvector((rounded & ~is_nan) | (0x7FC0u & is_nan), Halves);
+  const FloatBits is_number = (FloatBits)(vector == vector);
+  return __builtin_convertvector(is_number ? rounded : 0x7FC0u - FloatBits{}, Halves);
 }
 
 inline Halves to_halves(Vec<float> vector, Float16) {
 #if defined(__AVX512F__)
-  return bit_cast<Halves>(_mm512_cvtps_ph(bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
+  return bit_cast<Halves>(_mm512_maskz_cvtps_ph(0xFFFF, bit_cast<__m512>(vector), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__AVX2__)
   return bit_cast<Halves>(_mm256_cvtps_ph(bit_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
 #else
@@ -168,8 +169,10 @@ constexpr int64_t kAhead = 8;
 
 template <int ForWriting, typename S>
 inline void prefetch_row(const S* row, int64_t width) {
-  const char* address = reinterpret_cast<const char*>(row);
-  for (int64_t i = 0; i < width * static_cast<int64_t>(sizeof(S)); i += 64) __builtin_prefetch(address + i, ForWriting);
+  const char* const begin = reinterpret_cast<const char*>(row);
+  const char* const last = begin + width * static_cast<int64_t>(sizeof(S)) - 1;
+  for (const char* line = begin; line < last; line += 64) __builtin_prefetch(line, ForWriting);
+  __builtin_prefetch(last, ForWriting);  // of one line more, where the row does not begin with one
 }
 
 // Copies `count` numbers to a row of `padded` ones (a multiple of the vector), `fill` behind them. Loads whole vectors

@@ -90,7 +90,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {folder} is not a model directory") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); take the model from its source again") from None
     if not isinstance(data, dict) or "model" not in data:
         raise UserError(f"{path}: does not describe a model; {folder} is not a model directory")
@@ -108,8 +108,12 @@ def read_config(folder: Path) -> ModelConfig:
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
-    model = new_model(read_config(folder))
-    path = folder / WEIGHTS
+    config, path = read_config(folder), folder / WEIGHTS
+    try:
+        model = new_model(config)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder / CONFIG}: does not describe a model ({reason}); was it altered?") from None
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")
     try:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynconv_mt.ops.bands import band
-from dynconv_mt.ops.functional import check_heads, check_x, sizes
-from dynconv_mt.ops.reference import as_taps, compute_dtype, normalise, read
+from dynconv_mt.ops.functional import OPERATORS, check_dtype, check_heads, check_x, sizes
+from dynconv_mt.ops.reference import compute_dtype
 
 
 @dataclass
@@ -44,18 +43,6 @@ class ConvState:
         """Let slot w of sentence b continue from slot parents[b, w]; parents (B, W') int64, W' at most W."""
         self.slots = self.slots.gather(1, parents[..., None].expand(-1, -1, self.slots.shape[2]))
 
-    def append(self, x: Tensor) -> None:
-        """Write N new inputs (B, up to W, N, C) over the oldest ones."""
-        self.position += x.shape[2]
-        num_rows = self.buffer.shape[2]
-        x = x[:, :, max(x.shape[2] - num_rows, 0) :]
-        num_slots, num_new = x.shape[1:3]
-        if num_rows == 0:
-            return
-        rows = torch.arange(self.position - num_new, self.position, device=x.device) % num_rows
-        self.buffer[:, :num_slots, rows] = x.to(self.buffer.dtype)
-        self.slots[:, :num_slots, rows] = torch.arange(num_slots, device=x.device)[:, None]
-
 
 def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: bool = True) -> Tensor:
     """Return what `dynamic_conv` with padding_left = K - 1 returns at N new positions, and append them to `state`.
@@ -68,7 +55,8 @@ def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: b
         expected = f"({', '.join(map(str, x.shape[:3]))}, H·{kernel_size})"
         raise ValueError(f"logits: expected shape {expected} for x {sizes(x)}, found {sizes(logits)}")
     check_input(x, logits.shape[3] // kernel_size, "logits", state)
-    return step(x, normalise(as_taps(logits, kernel_size), softmax), state)
+    check_dtype(x, "logits", logits)
+    return step("dynamic_conv_step", x, logits, state, softmax)
 
 
 def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: bool = True) -> Tensor:
@@ -81,40 +69,18 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
     if weight.dim() != 2 or weight.shape[1] != kernel_size:
         raise ValueError(f"weight: expected shape (H, {kernel_size}) for this state, found {sizes(weight)}")
     check_input(x, weight.shape[0], "weight", state)
-    return step(x, normalise(weight.to(compute_dtype(x)), softmax).expand(*x.shape[:3], -1, -1), state)
+    if weight.dtype != torch.float32 or x.dtype == torch.float64:
+        check_dtype(x, "weight", weight)
+    return step("light_conv_step", x, weight, state, softmax)
 
 
 @torch.no_grad()
-def step(x: Tensor, taps: Tensor, state: ConvState) -> Tensor:
-    """Return y (B, W, N, C) of N new inputs x (B, W, N, C) with taps (B, W, N, H, K), and append them to `state`."""
-    num_heads, num_past, num_new = taps.shape[3], state.buffer.shape[2], x.shape[2]
-    bands = band(taps.flatten(0, 1), 0, num_past + num_new)  # (B·W·H, N, K - 1 + N), columns in order of time
-    past, new = bands.split([num_past, num_new], dim=2)
-    heads = (*x.shape[:2], num_heads)
-    y: Tensor = torch.bmm(new, read(x.flatten(0, 1), num_heads).flatten(0, 1)).unflatten(0, heads)  # (B, W, H, N, E)
-    y = y.transpose(2, 3)
-    if num_past:
-        y = y + past_sums(past.unflatten(0, heads), state)
-    state.append(x)
-    return y.flatten(3).to(x.dtype)
-
-
-def past_sums(taps: Tensor, state: ConvState) -> Tensor:
-    """Return the sums (B, W, N, H, E) of the buffered inputs times taps (B, W, H, N, K - 1), the oldest input first.
-
-    Each sentence's whole buffer is the right side of a matrix product, as it lies. The left side has the tap of every
-    input in the column of the row where it was written and zeros elsewhere: indices move, states do not.
-    """
-    num_slots, num_heads, num_new, num_past = taps.shape[1:]
-    columns = state.slots[:, :num_slots] * num_past + torch.arange(num_past, device=taps.device)  # (B, W, K - 1)
-    columns = columns[:, :, None, None].expand(taps.shape)
-    rows = state.buffer.to(taps.dtype).flatten(1, 2).unflatten(2, (num_heads, -1))  # (B, beam·(K - 1), H, E)
-    matrix = taps.new_zeros(*taps.shape[:4], rows.shape[1])
-    matrix.scatter_(4, columns, taps.roll(state.position, 4))  # the ring's oldest row is number position % (K - 1)
-    matrix = matrix.transpose(2, 3).flatten(1, 2)  # (B, W·N, H, beam·(K - 1))
-    products = [torch.bmm(matrix[:, :, head], rows[:, :, head]) for head in range(num_heads)]  # (B, W·N, E) each
-    sums: Tensor = torch.stack(products, dim=2).unflatten(1, (num_slots, num_new))
-    return sums
+def step(name: str, x: Tensor, taps: Tensor, state: ConvState, softmax: bool) -> Tensor:
+    """Return y of the operator `name` at N new inputs x (B, W, N, C), and count them."""
+    operator = getattr(OPERATORS, name)
+    y: Tensor = operator(x, taps, state.buffer, state.slots, position=state.position, softmax=softmax)
+    state.position += x.shape[2]
+    return y
 
 
 def check_input(x: Tensor, num_heads: int, name: str, state: ConvState) -> None:
@@ -126,3 +92,7 @@ def check_input(x: Tensor, num_heads: int, name: str, state: ConvState) -> None:
         raise ValueError(f"x: expected shape {expected} for this state, found {sizes(x)}")
     check_x(x.flatten(0, 1))
     check_heads(x.flatten(0, 1), num_heads, name)
+    if x.device != state.buffer.device:
+        raise ValueError(f"x: expected on {state.buffer.device}, the device of this state, found on {x.device}")
+    if state.buffer.dtype not in (x.dtype, compute_dtype(x)):
+        raise ValueError(f"x: expected {state.buffer.dtype}, the dtype of this state, found {x.dtype}")

@@ -5,6 +5,7 @@ Shapes: B sentences, T positions, C channels, H heads, K taps.
     dynconv_mt::dynamic_conv   x (B, T, C), logits (B, T, H·K), …  →  y (B, T, C)
     dynconv_mt::light_conv     x (B, T, C), weight (H, K), …       →  y (B, T, C)
     dynconv_mt::…_backward     grad_y, then all that the forward took  →  gradients by x and by logits or weight
+    dynconv_mt::…_step         new positions of a decoder, over a state that it changes; see `decoding`
 
 The reference is registered for every device. Compiled kernels (`csrc/`, a shared library beside this file) fill the
 dispatch keys CPU and CUDA of the same schemas, which then go before it. A kernel gets tensors of any strides and
@@ -35,6 +36,7 @@ INPUTS = {  # operator: (its inputs, its options); options are keyword-only
     "dynamic_conv": ("Tensor x, Tensor logits, Tensor? seed, Tensor? lengths", f"int kernel_size, {OPTIONS}"),
     "light_conv": ("Tensor x, Tensor weight, Tensor? seed, Tensor? lengths", OPTIONS),
 }
+STEPS = {"dynamic_conv_step": "Tensor logits", "light_conv_step": "Tensor weight"}  # operator: what taps come from
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
@@ -106,9 +108,23 @@ def register(name: str) -> None:
         _LIBRARY.impl(name, autocast(name, device_type), f"Autocast{device_type.upper()}")
 
 
+def register_step(name: str) -> None:
+    """Declare an operator of decoding, which changes two of its inputs and has no gradient."""
+    state = "Tensor(a!) buffer, Tensor(b!) slots"
+    schema = f"(Tensor x, {STEPS[name]}, {state}, *, int position, bool softmax) -> Tensor"
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake_forward)
+
+
 def load_compiled(folder: Path) -> None:
-    """Load the compiled kernels of `folder`, if there are any; a library that does not load is named and left out."""
+    """Load the compiled kernels of `folder`, if there are any; a library that does not load is named and left out.
+
+    Those for GPUs, `_C_cuda.so`, are for a torch with CUDA.
+    """
     for path in sorted(folder.glob("_C*.so")):
+        if path.stem == "_C_cuda" and torch.version.cuda is None:
+            continue
         try:
             torch.ops.load_library(path)
         except OSError as error:
@@ -135,4 +151,6 @@ def load_chosen(choice: str) -> None:
 
 for _name in INPUTS:
     register(_name)
+for _name in STEPS:
+    register_step(_name)
 load_chosen(os.environ.get("DYNCONV_MT_OPS", ""))

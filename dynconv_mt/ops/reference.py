@@ -1,9 +1,11 @@
 """The operators in plain torch, for every device: what they mean, and what runs where nothing was compiled.
 
-Shapes: B sentences, T positions, C channels, H heads, E = C / H channels of a head, K taps.
+Shapes: B sentences, T positions, C channels, H heads, E = C / H channels of a head, K taps; in steps also W beam slots
+and N new positions.
 
 They run without autograd, so each forward has its gradients beside it. Arithmetic is in float32 at least (float64 for
-float64), results have the dtype of the tensor they belong to. The options are those of `functional`.
+float64), results have the dtype of the tensor they belong to. The options are those of `functional`; `decoding` says
+what the buffer and the slots of a step hold.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv_mt.ops.bands import convolve, convolve_transposed, correlate
+from dynconv_mt.ops.bands import band, convolve, convolve_transposed, correlate
 from dynconv_mt.ops.dropconnect import drop_connect_mask
 
 VECTOR = 8  # numbers in a vector register; torch's softmax is five times slower over rows that do not fill whole ones
@@ -98,6 +100,64 @@ def light_conv_backward(
         grad_x, grad_taps = gradients(grad_y, x, lengths, multiply(each, mask), padding_left)
         grad_taps = multiply(grad_taps, mask)
     return grad_x, normalise_backward(grad_taps.sum((0, 1)), taps, softmax).to(weight.dtype)
+
+
+def dynamic_conv_step(
+    x: Tensor, logits: Tensor, buffer: Tensor, slots: Tensor, *, position: int, softmax: bool
+) -> Tensor:
+    """Return y (B, W, N, C) of new inputs x (B, W, N, C) and logits (B, W, N, H·K), and append x to the buffer."""
+    taps = normalise(as_taps(logits, buffer.shape[2] + 1), softmax)
+    return step(x, taps, buffer, slots, position)
+
+
+def light_conv_step(
+    x: Tensor, weight: Tensor, buffer: Tensor, slots: Tensor, *, position: int, softmax: bool
+) -> Tensor:
+    """Return y (B, W, N, C) of new inputs x (B, W, N, C) and weight (H, K), and append x to the buffer."""
+    taps = normalise(weight.to(compute_dtype(x)), softmax)
+    return step(x, taps.expand(*x.shape[:3], -1, -1), buffer, slots, position)
+
+
+def step(x: Tensor, taps: Tensor, buffer: Tensor, slots: Tensor, position: int) -> Tensor:
+    """Return y (B, W, N, C) of inputs x (B, W, N, C), number `position` … of their slots, with taps (B, W, N, H, K)."""
+    num_heads, num_past, num_new = taps.shape[3], buffer.shape[2], x.shape[2]
+    bands = band(taps.flatten(0, 1), 0, num_past + num_new)  # (B·W·H, N, K - 1 + N), columns in order of time
+    past, new = bands.split([num_past, num_new], dim=2)
+    heads = (*x.shape[:2], num_heads)
+    y: Tensor = torch.bmm(new, read(x.flatten(0, 1), num_heads).flatten(0, 1)).unflatten(0, heads)  # (B, W, H, N, E)
+    y = y.transpose(2, 3)
+    if num_past:
+        y = y + past_sums(past.unflatten(0, heads), buffer, slots, position)
+        append(x, buffer, slots, position)
+    return y.flatten(3).to(x.dtype)
+
+
+def past_sums(taps: Tensor, buffer: Tensor, slots: Tensor, position: int) -> Tensor:
+    """Return the sums (B, W, N, H, E) of the buffered inputs times taps (B, W, H, N, K - 1), the oldest input first.
+
+    Each sentence's whole buffer is the right side of a matrix product, as it lies. The left side has the tap of every
+    input in the column of the row where it was written and zeros elsewhere: indices move, states do not.
+    """
+    num_slots, num_heads, num_new, num_past = taps.shape[1:]
+    columns = slots[:, :num_slots] * num_past + torch.arange(num_past, device=taps.device)  # (B, W, K - 1)
+    columns = columns[:, :, None, None].expand(taps.shape)
+    rows = buffer.to(taps.dtype).flatten(1, 2).unflatten(2, (num_heads, -1))  # (B, beam·(K - 1), H, E)
+    matrix = taps.new_zeros(*taps.shape[:4], rows.shape[1])
+    matrix.scatter_(4, columns, taps.roll(position, 4))  # the ring's oldest row is number position % (K - 1)
+    matrix = matrix.transpose(2, 3).flatten(1, 2)  # (B, W·N, H, beam·(K - 1))
+    products = [torch.bmm(matrix[:, :, head], rows[:, :, head]) for head in range(num_heads)]  # (B, W·N, E) each
+    sums: Tensor = torch.stack(products, dim=2).unflatten(1, (num_slots, num_new))
+    return sums
+
+
+def append(x: Tensor, buffer: Tensor, slots: Tensor, position: int) -> None:
+    """Write the last new inputs of x (B, W, N, C), K - 1 at most, over the oldest ones."""
+    num_rows, end = buffer.shape[2], position + x.shape[2]
+    x = x[:, :, max(x.shape[2] - num_rows, 0) :]
+    num_slots, num_new = x.shape[1:3]
+    rows = torch.arange(end - num_new, end, device=x.device) % num_rows
+    buffer[:, :num_slots, rows] = x.to(buffer.dtype)
+    slots[:, :num_slots, rows] = torch.arange(num_slots, device=x.device)[:, None]
 
 
 def gradients(

@@ -168,7 +168,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no text pipeline here ({DESCRIPTION} is missing)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _altered(path, str(error)) from None
     if not isinstance(data, dict) or not isinstance(data.get("subword"), dict) or "fingerprint" not in data:
         raise _altered(path, "it does not describe a text pipeline")

@@ -65,19 +65,25 @@ def find_damage(folder: Path) -> str | None:
         if manifest["format"] != FORMAT:
             return f"{MANIFEST} has format {manifest['format']}, and this version reads {FORMAT}"
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is missing or damaged ({type(error).__name__})"
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     found.pop(MANIFEST, None)
     if odd := sorted(set(found) ^ set(expected)):
         return f"{odd[0]} is {'not in the manifest' if odd[0] in found else 'missing'}"
     for name, path in found.items():
-        size, sha256 = expected[name]
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if _sha256(path) != sha256:
-            return f"{name} was altered (its hash differs)"
+        if difference := _difference(path, *expected[name]):
+            return f"{name} {difference}"
     return None
+
+
+def _difference(path: Path, size: int, sha256: str) -> str | None:
+    try:
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size} bytes, not {size}"
+        return None if _sha256(path) == sha256 else "was altered (its hash differs)"
+    except OSError as error:  # of a disk that fails
+        return f"cannot be read ({error.strerror})"
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: bool = True) -> None:

@@ -46,7 +46,7 @@ def disk_failures(run: Path) -> Iterator[None]:
 
 
 def _describe(run: Path, error: OSError) -> str:
-    free = shutil.disk_usage(run).free
+    free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.exists())).free
     sound, _ = newest_sound(run)
     kept = f"{sound} is whole, and" if sound else "There is no checkpoint yet;"
     return (

@@ -109,7 +109,7 @@ def process_group(ranks: Ranks, compute: Compute, interrupt: Interrupt) -> Itera
     backend = "cpu:gloo,cuda:nccl" if compute.device.type == "cuda" else "gloo"
     with _failures(ranks):
         store, rank, world_size = next(rendezvous("env://", timeout=JOIN))
-        store = _own_part(store, ranks)
+        store = own_part(store, ranks)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=JOIN)
         ranks = replace(ranks, control=dist.new_group(backend="gloo", timeout=LONG))
         heartbeat = Heartbeat(store.clone(), rank, world_size, interrupt)  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def process_group(ranks: Ranks, compute: Compute, interrupt: Interrupt) -> Itera
         dist.destroy_process_group()
 
 
-def _own_part(store: Store, ranks: Ranks) -> Store:
+def own_part(store: Store, ranks: Ranks) -> Store:
     """Return a part of `store` for the processes of this start alone.
 
     Where torchrun starts a job anew it hands out the same store, with the addresses of the dead in it (torch 2.13), and

@@ -17,8 +17,8 @@ from typing import Any
 
 from dynconv_mt.compute import keep_freed_memory, resolve_compute
 from dynconv_mt.data.loader import Loader, Share, Update
+from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
-from dynconv_mt.train.average import write_final_model
 from dynconv_mt.train.budget import recall_budget, settle_budget
 from dynconv_mt.train.checkpoint import clean_temporary, newest_sound
 from dynconv_mt.train.clock import Clock, updates_left
@@ -26,17 +26,11 @@ from dynconv_mt.train.config import FitConfig
 from dynconv_mt.train.curves import draw_curves
 from dynconv_mt.train.disk import disk_failures
 from dynconv_mt.train.distributed import Ranks, process_group
+from dynconv_mt.train.finish import keep_finished, make_final
 from dynconv_mt.train.interrupt import Interrupt, interrupts
 from dynconv_mt.train.report import Reporter
 from dynconv_mt.train.resume import read_state, restore_step
-from dynconv_mt.train.run_folder import (
-    check_run_folder,
-    is_final_current,
-    locked,
-    read_finished,
-    write_finished,
-    write_job,
-)
+from dynconv_mt.train.run_folder import check_run_folder, locked, read_finished, write_finished, write_job
 from dynconv_mt.train.saving import Saver
 from dynconv_mt.train.start import FitData, check_data, check_resume, describe, max_positions
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
@@ -72,7 +66,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     if finished := read_finished(config):
         state, reason = finished
         if ranks.is_main:
-            _keep_finished(config, state, reason)
+            keep_finished(config, state, reason)
         return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
     check_data(config, model, data)
     compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size)
@@ -90,24 +84,6 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         trainer = Trainer(config, step, data, validate, interrupt)
         with closing(trainer.reporter), closing(trainer.saver):
             return trainer.run()
-
-
-def _keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
-    """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed."""
-    run = Path(config.out_dir)
-    print(f"{run}: this run has finished ({reason}); raise the limit to train on", file=sys.stderr)
-    if is_final_current(config):
-        return
-    with locked(run), disk_failures(run):
-        clean_temporary(run)
-        sources = write_final_model(run, config, state, must_be_all=True)
-        write_finished(config, state, reason)
-    print(_final_line(config, sources), file=sys.stderr)
-
-
-def _final_line(config: FitConfig, sources: list[Path]) -> str:
-    names = ", ".join(folder.name for folder in sources)
-    return f"{Path(config.out_dir) / 'model'} is the {config.checkpoint.final} of {names}"
 
 
 @dataclass(frozen=True)
@@ -139,8 +115,12 @@ class Trainer:
 
     def _resume(self, notes: list[str]) -> TrainerState:
         """Return where to begin, with weights and moments in place; adds to `notes` what the user should hear."""
-        folder = self._find_checkpoint(notes) if self.ranks.is_main else None
-        name = self.ranks.from_main(None if folder is None else str(folder))
+        name, damage = self.ranks.from_main(self._find_checkpoint(notes) if self.ranks.is_main else None)
+        if damage:
+            raise UserError(
+                f"out_dir={self.run_dir}: none of its checkpoints is sound ({damage}); put a sound copy of one back, "
+                "or remove them to begin anew, or choose another out_dir"
+            )
         if name is None:
             state, written = TrainerState(), None
         else:
@@ -151,14 +131,18 @@ class Trainer:
             notes.append(f"continuing after update {state.update:,}, from {name}")
         self.saver = Saver(self.run_dir, self.step, self.data.text, written)
         self.ranks.barrier()  # before rank 0 changes anything in the folder
+        self.saver.prune()
         return state
 
-    def _find_checkpoint(self, notes: list[str]) -> Path | None:
+    def _find_checkpoint(self, notes: list[str]) -> tuple[str | None, str | None]:
+        """Return the newest sound checkpoint or, where there are others only, what is wrong with the newest of them."""
         left = clean_temporary(self.run_dir)
         notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
         folder, complaints = newest_sound(self.run_dir)
         notes += [f"warning: passed over a damaged checkpoint: {complaint}" for complaint in complaints]
-        return folder
+        if folder is None:
+            return None, complaints[0] if complaints else None
+        return str(folder), None
 
     def _open_reporter(self, notes: list[str]) -> Reporter:
         write_job(self.config)
@@ -313,12 +297,12 @@ class Trainer:
     def _finish(self, stop: Stop) -> FitResult:
         """Make RUN/model and the picture, and note that the run has ended."""
         if self.ranks.is_main:
-            sources = write_final_model(self.run_dir, self.config, self.state)
+            made = make_final(self.config, self.state)
             self.reporter.flush()
             if draw_curves(self.run_dir) is None:
                 self.reporter.say("no curves.png: the package matplotlib is not installed")
             write_finished(self.config, self.state, stop.reason)
-            self.reporter.say(f"finished ({stop.reason}): {_final_line(self.config, sources)}")
+            self.reporter.say(f"finished ({stop.reason}): {made}")
         self.ranks.barrier()
         return FitResult(True, stop.reason, self.state.update, self._best(), self.run_dir / "model")
 

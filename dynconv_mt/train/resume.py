@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def read_state(folder: Path) -> TrainerState:
     path = folder / STATE / TRAINER
     try:
         return TrainerState.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); was it written by another version?") from None
 
 
@@ -98,15 +99,24 @@ def restore_step(folder: Path, step: UpdateStep, state: TrainerState) -> None:
         _restore(live, folder / STATE / WEIGHTS)
     else:
         _restore(live, folder / WEIGHTS)
-    restore_optimizer(step.optimizer, step.module, load_file(folder / STATE / OPTIMIZER))
+    restore_optimizer(step.optimizer, step.module, _load(folder / STATE / OPTIMIZER))
     if state.scaler:
         step.scaler.load_state_dict(state.scaler)
     step.restore_sums(state.sums)
     step.skipped_in_a_row.fill_(state.skipped_in_a_row)
 
 
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}), though its hash is right; remove {path.parents[1]}"
+        ) from None
+
+
 def _restore(tensors: Mapping[str, Tensor], path: Path) -> None:
-    stored = load_file(path)
+    stored = _load(path)
     if stored.keys() != tensors.keys():
         odd = sorted(stored.keys() ^ tensors.keys())[0]
         raise UserError(f"{path}: {odd} is {'missing' if odd in tensors else 'unknown'}; is it of another version?")

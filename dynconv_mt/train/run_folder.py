@@ -115,7 +115,7 @@ def read_finished(config: FitConfig) -> tuple[TrainerState, str] | None:
     run = Path(config.out_dir)
     try:
         state = TrainerState(**json.loads((run / FINISHED).read_text(encoding="utf-8"))["state"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     reason = stop_reason(state, config)
     return (state, reason) if reason and (run / "model").is_dir() else None
@@ -127,7 +127,7 @@ def read_job(run: Path) -> dict[str, Any] | None:
         data = json.loads((run / JOB).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{run / JOB}: cannot be read ({error}); choose another out_dir") from None
     if not isinstance(data, dict) or data.get("kind") != KIND or not isinstance(data.get("job"), dict):
         return None

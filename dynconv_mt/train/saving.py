@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.models.io import SavesItself
-from dynconv_mt.train.checkpoint import checkpoint_folder, prune, write_folder
+from dynconv_mt.train.checkpoint import checkpoint_folder, checkpoint_update, list_checkpoints, prune, write_folder
 from dynconv_mt.train.disk import writing
 from dynconv_mt.train.resume import Snapshot, take_snapshot, write_snapshot
 from dynconv_mt.train.state import TrainerState, best_updates
@@ -109,6 +109,13 @@ class Saver:
         best = best_updates(state, config.validate.metric, rule.keep_best)
         multiples = [update for update in state.saved if rule.keep_every and update % rule.keep_every == 0]
         return {*state.saved[-rule.keep_last :], *best, *multiples}
+
+    def prune(self) -> None:
+        """Remove older checkpoints that an earlier session was killed before it could remove."""
+        if self._written is not None and self._step.ranks.is_main:
+            newer = {checkpoint_update(folder) for folder in list_checkpoints(self._run)}
+            newer = {update for update in newer if update > self._written.update}  # damaged, and of interest perhaps
+            prune(self._run, self._kept() | newer)
 
     def is_busy(self) -> bool:
         """Whether a checkpoint is being written."""

@@ -112,11 +112,12 @@ def test_the_result_does_not_depend_on_the_workers(config: PreprocessConfig, joi
 
 def test_drops_are_counted_by_reason(config: PreprocessConfig, tmp_path: Path) -> None:
     extra = [("", "x"), ("x", "  "), ("one", "eins zwei"), ("a " * 60, "b " * 60), ("a b", "c d e f g"), ("a b", "a b")]
+    extra += [("x" * 1001 + " y", "x y")]
     config.train = write_corpus(tmp_path / "dirty", [PAIRS[0], *extra, *PAIRS, PAIRS[3]])
     config.clean = CleanConfig(min_length=2, max_length=50, ratio=2, drop_duplicates=True, drop_identical=True)
     stats = preprocess(config).stats["splits"]["train"]
     assert stats["dropped"] == {
-        "empty": 2, "too_short": 1, "too_long": 1, "ratio": 1, "identical": 1, "duplicate": 2
+        "empty": 2, "too_short": 1, "too_long": 1, "ratio": 1, "long_word": 1, "identical": 1, "duplicate": 2
     }  # fmt: skip
     assert stats["pairs"] == len(PAIRS) == len(TokenStore.open(tmp_path / "data" / "train"))
     assert stats["pairs_read"] == stats["pairs"] + sum(stats["dropped"].values())

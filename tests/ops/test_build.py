@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from dynconv_mt.ops import build, library
 
 
 def sources(folder: Path, text: str) -> Path:
     """Return a `csrc` all of whose files hold `text`."""
-    for name in build.X86:
+    for name in (*build.X86, *build.CUDA_HOST, build.CUDA_DEVICE):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(text)
     return folder
+
+
+def script(path: Path, text: str) -> str:
+    """Make `path` a shell script, and return it."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     with pytest.raises(build.BuildError, match="no C\\+\\+ compiler: 'no-such-compiler' is not on the PATH"):
         build.build(tmp_path / "_C.so", sources(tmp_path / "csrc", ""))
+
+
+def test_without_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setenv("NVCC", "no-such-nvcc")
+    with pytest.raises(build.BuildError, match=r"no CUDA compiler: 'no-such-nvcc' is not on the PATH; .* set NVCC"):
+        build.build_cuda(["90"], tmp_path / "_C_cuda.so", sources(tmp_path / "csrc", ""))
 
 
 def test_without_sources(tmp_path: Path) -> None:
@@ -31,10 +47,8 @@ def test_without_sources(tmp_path: Path) -> None:
 
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first error is told in one line, a library that was there stays, and nothing else is left behind."""
-    compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho 'some note'\necho 'x.cpp:1: error: it is broken'\necho 'error: two'\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+    text = "echo 'some note'\necho 'x.cpp:1: error: it is broken'\necho 'error: two'\nexit 1"
+    monkeypatch.setenv("CXX", script(tmp_path / "compiler", text))
     target = tmp_path / "out" / "_C.so"
     target.parent.mkdir()
     target.write_text("old")
@@ -47,11 +61,67 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_is_compiled_twice(tmp_path: Path) -> None:
     csrc, target = sources(tmp_path / "csrc", ""), tmp_path / "_C.so"
-    assert not build.is_current(target, csrc)
+    assert not build.is_current(target, csrc, "cpu")
     target.write_text("")
     os.utime(target, (2**33, 2**33))
-    assert build.is_current(target, csrc)
+    assert build.is_current(target, csrc, "cpu")
     assert not build.build(target, csrc)
+
+
+def test_other_architectures_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library knows what it was compiled for."""
+    csrc, target = sources(tmp_path / "csrc", ""), tmp_path / "_C_cuda.so"
+    target.write_bytes(b"machine code\0" + build.mark_of(["80", "90"]) + b"more")
+    os.utime(target, (2**33, 2**33))
+    assert not build.build_cuda(["80", "90"], target, csrc)
+    monkeypatch.setenv("NVCC", "no-such-nvcc")
+    for archs in (["80"], ["90"], ["80", "90", "100"]):
+        with pytest.raises(build.BuildError):
+            build.build_cuda(archs, target, csrc)
+
+
+def test_the_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(build.ARCHS_VARIABLE, raising=False)
+    assert build.chosen_archs(None) == []
+    assert build.chosen_archs("80; 90a,100") == ["80", "90a", "100"]
+    monkeypatch.setenv(build.ARCHS_VARIABLE, "90")
+    assert build.chosen_archs(None) == ["90"]
+    assert build.chosen_archs("80") == ["80"]
+    with pytest.raises(build.BuildError, match=r"--cuda=sm_90: 'sm_90' is no architecture such as 90"):
+        build.chosen_archs("sm_90")
+    monkeypatch.setenv(build.ARCHS_VARIABLE, "all")
+    with pytest.raises(build.BuildError, match=r"DYNCONV_MT_CUDA_ARCHS=all: 'all' is no architecture"):
+        build.chosen_archs(None)
+    assert build.arch_flags(["80", "90"]) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=[sm_90,compute_90]",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("c++") is None, reason="no nvcc, or no C++ compiler")
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--cuda` compiles and links, here an empty file; without it, nobody looks for nvcc."""
+    built = tmp_path / "_C.so", tmp_path / "_C_cuda.so"
+    monkeypatch.setattr(build, "CSRC", sources(tmp_path / "csrc", ""))
+    monkeypatch.setattr(build, "TARGET", built[0])
+    monkeypatch.setattr(build, "CUDA_TARGET", built[1])
+    monkeypatch.delenv(build.ARCHS_VARIABLE, raising=False)
+    assert build.main([]) == 0
+    assert [path.is_file() for path in built] == [True, False]
+    assert build.main(["--cuda", "90"]) == 0
+    assert built[1].is_file()
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{built[0]}: up to date", f"{built[1]}: compiled for 90"]
+    assert build.main(["--cuda", "ninety"]) == 1
+    assert capsys.readouterr().err.startswith("no compiled kernels, so the slower reference operators run: --cuda=")
+
+
+def test_kernels_for_gpus_are_loaded_beside_a_torch_with_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_C_cuda.so").write_bytes(b"no machine code")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    library.load_compiled(tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.warns(UserWarning, match="_C_cuda.so does not load"):
+        library.load_compiled(tmp_path)
 
 
 def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,19 @@
 Shapes: B sentences, W beam slots, N new positions, C channels, H heads, K taps.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dynconv_mt.ops import ConvState, dynamic_conv, dynamic_conv_step, light_conv, light_conv_step
+from dynconv_mt.ops import ConvState, backend, dynamic_conv, dynamic_conv_step, light_conv, light_conv_step, reference
 
 H, C = 2, 6
+OPERATORS = torch.ops.dynconv_mt
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
 def full_dynamic(x: Tensor, logits: Tensor, kernel_size: int, softmax: bool) -> Tensor:
@@ -64,14 +68,85 @@ def test_nothing_grows_and_no_state_is_copied() -> None:
     assert state.position == 50
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_precisions(dtype: torch.dtype) -> None:
-    x, weight = torch.randn(2, 3, 5, C, dtype=dtype), torch.randn(H, 4)
-    state = ConvState.empty(2, 3, 4, x)
-    found = torch.cat([light_conv_step(part, weight, state) for part in x.split([2, 3], dim=2)], dim=2)
-    expected = light_conv(x.flatten(0, 1), weight, 3).unflatten(0, (2, 3))
-    assert found.dtype == dtype
+@pytest.mark.parametrize("state_dtype", [None, torch.float32])
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_precisions(dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
+    """The state has the dtype of the inputs, or, as under autocast, that of the model."""
+    if dtype is torch.float64 and state_dtype is not None:
+        pytest.skip("float64 inputs need a float64 state")
+    x, logits, weight = (torch.randn(size, dtype=dtype) for size in ((2, 3, 5, C), (2, 3, 5, H * 4), (H, 4)))
+    states = [ConvState.empty(2, 3, 4, x.to(state_dtype or dtype)) for _ in range(2)]
+    parts = zip(x.split([2, 3], dim=2), logits.split([2, 3], dim=2), strict=True)
+    found = [(light_conv_step(new, weight, states[0]), dynamic_conv_step(new, rows, states[1])) for new, rows in parts]
+    light, dynamic = (torch.cat(results, dim=2) for results in zip(*found, strict=True))
+    assert (light.dtype, dynamic.dtype) == (dtype, dtype)
+    torch.testing.assert_close(light, light_conv(x.flatten(0, 1), weight, 3).view_as(x))
+    torch.testing.assert_close(dynamic, full_dynamic(x, logits, 4, True))
+
+
+def random_step(data: st.DataObject, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return x, logits, weight, buffer and slots of any sizes, and the options of a step."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000), "seed"))
+    kernel_size = data.draw(st.sampled_from([1, 2, 3, 7, 31, 33]), "K")
+    num_heads = data.draw(st.integers(1, 3), "H")
+    width = data.draw(st.sampled_from([1, 3, 4, 7, 8, 9, 16, 33, 64, 100]), "E")
+    num_sentences, num_new = data.draw(st.integers(1, 3), "B"), data.draw(st.sampled_from([1, 2, 5, 40]), "N")
+    beam = data.draw(st.integers(1, 4), "beam")
+    ancestry = data.draw(st.integers(1, beam), "rows of slots")
+    num_slots = data.draw(st.integers(1, ancestry), "W")
+    rows = (num_sentences, num_slots, num_new)
+    sizes = ((*rows, num_heads * width), (*rows, num_heads * kernel_size), (num_heads, kernel_size))
+    past = (num_sentences, beam, kernel_size - 1, num_heads * width)
+    tensors = [torch.randn(size, generator=generator, dtype=torch.float64).to(dtype) for size in (*sizes, past)]
+    if dtype.itemsize == 2 and data.draw(st.booleans(), "float32 buffer"):
+        tensors[3] = tensors[3].float()
+    slots = torch.randint(beam, (num_sentences, ancestry, kernel_size - 1), generator=generator)
+    options = {"position": data.draw(st.integers(0, 200), "position"), "softmax": data.draw(st.booleans(), "softmax")}
+    return [*tensors, slots], options
+
+
+@pytest.mark.skipif(backend("cpu") == "reference", reason="no compiled kernels")
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_kernels_agree_with_the_reference(data: st.DataObject) -> None:
+    """In results and in what becomes of the state."""
+    dtype = data.draw(st.sampled_from(list(TOLERANCES)), "dtype")
+    (x, logits, weight, buffer, slots), options = random_step(data, dtype)
+    for name, taps in (("dynamic_conv_step", logits), ("light_conv_step", weight)):
+        states = [(buffer.clone(), slots.clone()) for _ in range(2)]
+        found = getattr(OPERATORS, name)(x, taps, *states[0], **options)
+        expected = getattr(reference, name)(x, taps, *states[1], **options)
+        assert all(map(torch.equal, *states))
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        tolerance = TOLERANCES[dtype] * max(expected.abs().max().item(), 1.0)
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["dynamic_conv_step", "light_conv_step"])
+def test_opcheck(name: str) -> None:
+    """The schema tells torch that the buffer and the slots change."""
+    x, state = torch.randn(2, 2, 3, C), ConvState.empty(2, 3, 4, torch.empty(0, C))
+    taps = torch.randn(2, 2, 3, H * 4) if name.startswith("dynamic") else torch.randn(H, 4)
+    inputs, options = (x, taps, state.buffer, state.slots), {"position": 5, "softmax": True}
+    torch.library.opcheck(getattr(OPERATORS, name).default, inputs, options)
+
+
+def test_compiled_in_one_graph() -> None:
+    def two_steps(x: Tensor, logits: Tensor, buffer: Tensor, slots: Tensor) -> Tensor:
+        y: Tensor = OPERATORS.dynamic_conv_step(x, logits, buffer, slots, position=3, softmax=True)
+        z: Tensor = OPERATORS.dynamic_conv_step(y, logits, buffer, slots, position=4, softmax=True)
+        return z
+
+    torch._dynamo.reset()
+    compiled = torch.compile(two_steps, fullgraph=True, backend="aot_eager")
+    states = [ConvState.empty(2, 3, 4, torch.empty(0, C)) for _ in range(2)]
+    x, logits = torch.randn(2, 3, 1, C), torch.randn(2, 3, 1, H * 4)
+    found, expected = (
+        function(x, logits, state.buffer, state.slots)
+        for function, state in zip((compiled, two_steps), states, strict=True)
+    )
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(states[0].buffer, states[1].buffer)
 
 
 def test_no_graph_is_kept() -> None:
@@ -97,3 +172,36 @@ def test_wrong_arguments_are_named() -> None:
         light_conv_step(x, torch.randn(4, 7), state)
     with pytest.raises(ValueError, match="kernel_size=0"):
         ConvState.empty(2, 3, 0, torch.empty(0, C))
+    with pytest.raises(ValueError, match=r"logits: expected torch.float32, the dtype of x, found torch.float64"):
+        dynamic_conv_step(x, logits.double(), state)
+    with pytest.raises(ValueError, match=r"x: expected torch.float32, the dtype of this state, found torch.float64"):
+        dynamic_conv_step(x.double(), logits.double(), state)
+    with pytest.raises(ValueError, match="x: expected on cpu, the device of this state, found on meta"):
+        dynamic_conv_step(x.to("meta"), logits.to("meta"), state)
+
+
+X, LOGITS, BUFFER = torch.zeros(2, 3, 1, C), torch.zeros(2, 3, 1, H * 7), torch.zeros(2, 3, 6, C)
+SLOTS = torch.zeros(2, 3, 6, dtype=torch.int64)
+WRONG: list[tuple[tuple[Tensor, ...], str]] = [
+    ((X[0], LOGITS, BUFFER, SLOTS), r"x: expected shape \(B, W, N, C\), found \(3, 1, 6\)"),
+    ((X, LOGITS, BUFFER[1:], SLOTS), r"buffer: expected shape \(2, 3, 6, 6\), found \(1, 3, 6, 6\)"),
+    ((X, LOGITS, BUFFER, SLOTS[:, :2]), "slots: expected contiguous, since it is written to"),
+    ((X, LOGITS, BUFFER, SLOTS[:, :2].contiguous()), "x: expected at most 2 beam slots, found 3"),
+    ((X, LOGITS, BUFFER, SLOTS.int()), "slots: expected Long, found Int"),
+    ((X, LOGITS, BUFFER, SLOTS + 3), "slots: expected numbers of beam slots, 0 to 2"),
+    ((X, LOGITS, BUFFER, SLOTS - 1), "slots: expected numbers of beam slots, 0 to 2"),
+    ((X, LOGITS, BUFFER.bfloat16(), SLOTS), "buffer: expected Float, found BFloat16"),
+    ((X, LOGITS, BUFFER.transpose(0, 1).contiguous().transpose(0, 1), SLOTS), "buffer: expected contiguous"),
+    ((X, LOGITS[..., 1:], BUFFER, SLOTS), r"logits: expected shape \(2, 3, 1, 7\), found \(2, 3, 1, 13\)"),
+    ((X, LOGITS.double(), BUFFER, SLOTS), "logits: expected Float, found Double"),
+]
+
+
+@pytest.mark.skipif(backend("cpu") == "reference", reason="no compiled kernels")
+@pytest.mark.parametrize(("inputs", "message"), WRONG)
+def test_direct_callers_are_checked_too(inputs: tuple[Tensor, ...], message: str) -> None:
+    """A slot that does not exist would be read and written wherever it points."""
+    with pytest.raises(RuntimeError, match=message):
+        OPERATORS.dynamic_conv_step(*inputs, position=0, softmax=True)
+    with pytest.raises(RuntimeError, match="position: expected at least 0, found -1"):
+        OPERATORS.dynamic_conv_step(X, LOGITS, BUFFER, SLOTS, position=-1, softmax=True)

@@ -1,5 +1,7 @@
 """The operators as citizens of torch: compile, export, autocast, checkpointing; and how they refuse wrong arguments."""
 
+import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,15 @@ def test_opcheck(name: str, optional: tuple[Tensor | None, ...]) -> None:
 def test_compiled_in_one_graph(dynamic: bool) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    torch.testing.assert_close(gradients(compiled, SEED), gradients(both, SEED))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="torch's compiler needs one for C++")
+def test_compiled_to_machine_code() -> None:
+    """Beside other operators, which torch fuses around ours."""
+    torch._dynamo.reset()
+    compiled = torch.compile(both, fullgraph=True)
     torch.testing.assert_close(gradients(compiled, SEED), gradients(both, SEED))
 
 

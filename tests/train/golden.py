@@ -35,9 +35,20 @@ def environment() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": _processor(),
         "threads": 1,
         "kernels": backend("cpu"),
     }
+
+
+def _processor() -> list[str]:
+    """Vendor, family and model: matrix libraries choose their kernels by them. Empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return [entries.get(name, "") for name in ("vendor_id", "cpu family", "model")]
 
 
 def losses(folder: Path) -> list[float]:

@@ -96,9 +96,16 @@ class Launch:
     def torchrun(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run to the end under torchrun; two ranks unless `options` say something else."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
-        return subprocess.run(
-            [*launcher, *self.command()], capture_output=True, text=True, timeout=180, env=environment({})
+        command = [*launcher, *self.command()]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment({})
         )
+        try:
+            said = process.communicate(timeout=240)[1]
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun ends what it has started
+            raise AssertionError(f"the job does not end: {process.communicate()[1]}") from None
+        return subprocess.CompletedProcess(command, process.returncode, "", said)
 
     def wait_for(self, name: str, ranks: int = 1) -> None:
         """Wait until the first `ranks` processes have said reached(name)."""

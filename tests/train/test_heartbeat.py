@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from typing import Any
 
 import pytest
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 from train.launch import Launch
 from train.runs import NewJob, NewModel
 
 from dynconv_mt.train import FitData
+from dynconv_mt.train.distributed import Ranks, own_part
 from dynconv_mt.train.heartbeat import Heartbeat
 from dynconv_mt.train.interrupt import Interrupt, interrupts
 
@@ -40,6 +44,25 @@ def test_a_dead_rank_ends_the_job(
             assert f"no sign of life from rank {victim} for" in said
     finally:
         launch.kill()
+
+
+def test_a_new_start_does_not_listen_to_the_dead() -> None:
+    """Three times three ranks meet in one store that nobody clears; each time they find a part of it to themselves."""
+    store = HashStore()
+    for life in range(3):
+        parts: dict[int, Any] = {}
+
+        def meet(rank: int, parts: dict[int, Any] = parts) -> None:
+            time.sleep(0.05 * rank)  # rank 0 finds what the dead have left
+            parts[rank] = own_part(store, Ranks(rank, 3))
+
+        threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20.0)
+        parts[0].set("life", str(life))
+        assert [parts[rank].get("life") for rank in (1, 2)] == [str(life).encode()] * 2
 
 
 class Store:

@@ -1,0 +1,36 @@
+// Which instruction set the kernels use on this machine.
+#include <cstdlib>
+#include <string>
+
+#include "problem.h"
+
+namespace dynconv_mt::cpu {
+
+namespace {
+
+const Kernels& choose_kernels() {
+#ifdef DYNCONV_MT_X86
+  const char* wanted = std::getenv("DYNCONV_MT_CPU");  // for tests: a lower instruction set than the machine's
+  const std::string name = wanted ? wanted : kernels_avx512.name;
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (name == kernels_avx512.name && has_avx2 && has_avx512) return kernels_avx512;
+  if (name != kernels_portable.name && has_avx2) return kernels_avx2;
+#endif
+  return kernels_portable;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose_kernels();
+  return chosen;
+}
+
+}  // namespace dynconv_mt::cpu
+
+// The name of the instruction set, for reports: read through ctypes.
+extern "C" __attribute__((visibility("default"))) const char* dynconv_mt_cpu() {
+  return dynconv_mt::cpu::kernels().name;
+}

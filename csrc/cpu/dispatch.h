@@ -1,0 +1,59 @@
+// Where tensors meet kernels: which instruction set, which storage, and tasks on torch's threads.
+//
+// Only PyTorch's stable ABI is used, so that one binary serves every torch from 2.10 on.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "../checks.h"
+#include "problem.h"
+
+namespace dynconv_mt::cpu {
+
+using Optional = std::optional<Tensor>;
+
+inline Storage storage_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Storage::kFloat32;
+    case ScalarType::Double: return Storage::kFloat64;
+    case ScalarType::BFloat16: return Storage::kBFloat16;
+    case ScalarType::Half: return Storage::kFloat16;
+    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
+  }
+}
+
+inline ScalarType precision_of(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The weight in the precision of the arithmetic.
+inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
+  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+template <typename Problem>
+using Tasks = void (*)(const Problem&, int64_t begin, int64_t end, void* scratch);
+
+// Runs `count` tasks of `work` multiplications each on torch's threads. Problems too small to gain from a second thread
+// stay on this one.
+template <typename Problem>
+void run_tasks(const Problem& p, Tasks<Problem> tasks, int64_t count, int64_t work, size_t scratch_bytes) {
+  constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: some 20 microseconds
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(work, 1));
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, (scratch_bytes + 63) / 64 * 64));
+    if (!scratch) throw std::bad_alloc();
+    tasks(p, begin, end, scratch.get());
+  });
+}
+
+}  // namespace dynconv_mt::cpu

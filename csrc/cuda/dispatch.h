@@ -1,0 +1,85 @@
+// Where tensors meet kernels: which device, which stream, which storage.
+//
+// Only PyTorch's stable ABI is used, so that one binary serves every torch from 2.10 on, and this compiles beside a
+// torch without CUDA.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <limits>
+
+#include "../checks.h"
+#include "problem.h"
+
+namespace dynconv_mt::cuda {
+
+using Optional = std::optional<Tensor>;
+
+#ifdef DYNCONV_MT_ON_HOST  // the tests' build, see platform.h
+
+struct Device {
+  explicit Device(const Tensor&) {}
+  Stream stream() const { return nullptr; }
+};
+
+#else
+
+// Makes the device of a tensor the current one.
+class Device {
+ public:
+  explicit Device(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
+
+  Stream stream() const {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return stream;
+  }
+
+ private:
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+#endif
+
+inline void check_launch(const char* name, Error error) {
+  STD_TORCH_CHECK(error == nullptr, name, ": ", error ? error : "");
+}
+
+inline Storage storage_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Storage::kFloat32;
+    case ScalarType::Double: return Storage::kFloat64;
+    case ScalarType::BFloat16: return Storage::kBFloat16;
+    case ScalarType::Half: return Storage::kFloat16;
+    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
+  }
+}
+
+inline ScalarType precision_of(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_device(const char* name, const Tensor& tensor, const Tensor& x) {
+  STD_TORCH_CHECK(tensor.device() == x.device(), name, ": expected on the device of x");
+}
+
+// The weight in the precision of the arithmetic.
+inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
+  check_device("weight", weight, x);
+  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
+}
+
+inline int int_of(int64_t kernel_size) {
+  STD_TORCH_CHECK(kernel_size <= std::numeric_limits<int>::max(), "a kernel of ", kernel_size, " taps is too large");
+  return static_cast<int>(kernel_size);
+}
+
+}  // namespace dynconv_mt::cuda
+
+#ifdef DYNCONV_MT_ON_HOST
+#define DYNCONV_MT_LIBRARY_IMPL(library) STABLE_TORCH_LIBRARY_IMPL(dynconv_mt, CPU, library)
+#else
+#define DYNCONV_MT_LIBRARY_IMPL(library) STABLE_TORCH_LIBRARY_IMPL(dynconv_mt, CUDA, library)
+#endif

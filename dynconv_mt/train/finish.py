@@ -1,0 +1,33 @@
+"""What a run ends with, RUN/model, and what becomes of a run that has ended already."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dynconv_mt.train.average import write_final_model
+from dynconv_mt.train.checkpoint import clean_temporary
+from dynconv_mt.train.config import FitConfig
+from dynconv_mt.train.disk import disk_failures
+from dynconv_mt.train.run_folder import is_final_current, locked, write_finished
+from dynconv_mt.train.state import TrainerState
+
+
+def make_final(config: FitConfig, state: TrainerState, *, must_be_all: bool = False) -> str:
+    """Make RUN/model; return a line that says of what. `must_be_all` as for `write_final_model`."""
+    run = Path(config.out_dir)
+    sources = write_final_model(run, config, state, must_be_all=must_be_all)
+    return f"{run / 'model'} is the {config.checkpoint.final} of {', '.join(folder.name for folder in sources)}"
+
+
+def keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
+    """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed."""
+    run = Path(config.out_dir)
+    print(f"{run}: this run has finished ({reason}); raise the limit to train on", file=sys.stderr)
+    if is_final_current(config):
+        return
+    with locked(run), disk_failures(run):
+        clean_temporary(run)
+        made = make_final(config, state, must_be_all=True)
+        write_finished(config, state, reason)
+    print(made, file=sys.stderr)

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Everything there is to do on a machine with a GPU, in one command: compile the kernels for it, run tests/gpu, measure
+# the operators, and train on the embedded corpus in bf16. Needs torch 2.10 or newer with CUDA, nvcc and a C++ compiler.
+#   scripts/gpu_check.sh [compile | tests | memory | bench | train ...]        (default: all of them)
+# Environment: OUT (default gpu_out) gets a log of each step and summary.txt. PYTHON (default python3) is the one that
+# has torch. WHEELS (default wheels) may hold what else the package needs, for machines that reach no package index:
+#   pip wheel --wheel-dir wheels hydra-core omegaconf sacremoses
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mkdir -p "${OUT:=gpu_out}"
+out=$(realpath "$OUT")
+summary=$out/summary.txt
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+wanted=" install ${*:-compile tests memory bench train} "
+failed=0
+
+# step NAME COMMAND...: run it if it is wanted, keep what it says in NAME.log, and tell how it ended
+step() {
+    local name=$1 started=$SECONDS ending=passed
+    [[ $wanted == *" $name "* ]] || return
+    shift
+    "$@" >"$out/$name.log" 2>&1 || { ending="FAILED, see $name.log"; failed=1; }
+    printf '%s: %s, %d s\n' "$name" "$ending" $((SECONDS - started)) | tee -a "$summary"
+}
+
+# a virtual environment that finds torch, pip and setuptools where they are, be that in another virtual environment
+install() {
+    local python=${PYTHON:-python3} packages
+    packages=$("$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])') || return
+    "$python" -m venv --without-pip "$work/venv" || return
+    echo "$packages" >"$(echo "$work"/venv/lib/python3*/site-packages)/torch.pth"
+    if [[ -d ${WHEELS:=wheels} ]]; then
+        "$work/venv/bin/python" -m pip install --no-index --find-links "$WHEELS" hydra-core omegaconf sacremoses ||
+            return
+    fi
+    "$work/venv/bin/python" -m pip install --no-build-isolation --no-deps --no-index --editable .
+}
+
+compile() {
+    local arch
+    arch=$(python -c 'import torch; print("{}{}".format(*torch.cuda.get_device_capability()))') || return
+    python -m dynconv_mt.ops.build --cuda "$arch" || return
+    python - <<'END'
+import torch
+
+from dynconv_mt.ops import backend
+
+print(torch.cuda.get_device_name(), "torch", torch.__version__, "kernels:", backend("cuda"))
+assert backend("cuda") == "compiled"
+END
+}
+
+# who reads and writes where, on two sizes, since it takes a hundred times as long
+check_memory() {
+    local tool tests=(tests/gpu/test_kernels.py::test_agree"[100-"{7-torch.bfloat16,31-torch.float32}"]")
+    for tool in memcheck racecheck; do
+        compute-sanitizer --tool "$tool" --error-exitcode 1 python -m pytest "${tests[@]}" || return
+    done
+}
+
+train() {
+    scripts/demo.sh "$work/demo" device=cuda precision=bf16
+}
+
+step install install
+export PATH="$work/venv/bin:$PATH"
+step compile compile
+step tests python -m pytest tests/gpu
+if command -v compute-sanitizer >/dev/null; then step memory check_memory; fi
+step bench python scripts/bench_ops.py --device cuda --compile --out "$out/bench.md"
+step train train
+grep -hs 'BLEU' "$out/train.log" | tail -n 3 | tee -a "$summary"
+exit "$failed"
