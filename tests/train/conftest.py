@@ -14,6 +14,7 @@ from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.store import StoreWriter, TokenStore
 from dynconv_mt.models.config import AttentionConfig, ModelConfig, StackConfig
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model
+from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData
 from dynconv_mt.train.config import CheckpointConfig, OptimConfig, ScheduleConfig, TrainConfig, ValidateConfig
 
@@ -62,6 +63,7 @@ def new_job(tmp_path: Path) -> Callable[..., FitConfig]:
         job = FitConfig(
             out_dir=str(tmp_path / name),
             device="cpu",
+            precision=Precision.fp32,  # auto takes bf16 on some processors
             threads=1,
             batch=BatchConfig(max_tokens=60),
             train=TrainConfig(max_updates=24, update_freq=2, log_every=5, ema_decay=0.9, tensorboard=False),

@@ -22,6 +22,7 @@ from dynconv_mt.data.store import StoreWriter, TokenStore
 from dynconv_mt.models.config import DynamicConvConfig, LightConvConfig, ModelConfig, StackConfig
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model
 from dynconv_mt.ops import backend
+from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.config import CheckpointConfig, Final, OptimConfig, ScheduleConfig, TrainConfig, ValidateConfig
 from dynconv_mt.train.report import read_metrics
@@ -57,6 +58,7 @@ def losses(folder: Path) -> list[float]:
     config = FitConfig(
         out_dir=str(folder / "run"),
         device="cpu",
+        precision=Precision.fp32,
         threads=1,
         batch=BatchConfig(max_tokens=200),
         train=TrainConfig(max_updates=UPDATES, update_freq=2, log_every=1, ema_decay=0.99, tensorboard=False),

@@ -202,7 +202,7 @@ def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: New
     fit(new_job(train__max_updates=6), new_model(), data)
     with pytest.raises(UserError, match=r"another run.*optim\.lr=0\.5 \(was 0\.01\); seed=9 \(was 1\)"):
         fit(new_job(optim__lr=0.5, seed=9), new_model(), data)
-    fit(new_job(precision=Precision.fp32, train__log_every=3, checkpoint__keep_last=1), new_model(), data)
+    fit(new_job(precision=Precision.bf16, train__log_every=3, checkpoint__keep_last=1), new_model(), data)
 
 
 def test_other_data_are_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
