@@ -1,4 +1,4 @@
-// What a vector's lanes come to: largest, sum, eight sums at once; and the exponential.
+// What the lanes of vectors come to, many vectors at once; and the exponential.
 #pragma once
 
 #include "vector.h"
@@ -6,75 +6,85 @@
 namespace dynconv_mt::cpu {
 namespace {
 
-inline float largest(Vec<float> v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_ps(bit_cast<__m512>(v));
-#elif defined(__AVX2__)
-  const __m256 whole = bit_cast<__m256>(v);
-  __m128 x = _mm_max_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
-  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
-#else
-  float result = v[0];
-  for (int64_t i = 1; i < kLanes<float>; ++i) result = v[i] > result ? v[i] : result;
-  return result;
-#endif
-}
-
-inline double largest(Vec<double> v) {
-  double result = v[0];
-  for (int64_t i = 1; i < kLanes<double>; ++i) result = v[i] > result ? v[i] : result;
-  return result;
-}
-
-inline float sum_lanes(Vec<float> v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(bit_cast<__m512>(v));
-#elif defined(__AVX2__)
-  const __m256 whole = bit_cast<__m256>(v);
-  __m128 x = _mm_add_ps(_mm256_castps256_ps128(whole), _mm256_extractf128_ps(whole, 1));
-  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
-#else
-  float result = v[0];
-  for (int64_t i = 1; i < kLanes<float>; ++i) result += v[i];
-  return result;
-#endif
-}
-
-inline double sum_lanes(Vec<double> v) {
-  double result = v[0];
-  for (int64_t i = 1; i < kLanes<double>; ++i) result += v[i];
-  return result;
-}
-
-// Adds the sums of the lanes of eight vectors, the first four to first[0 … 3], the others to second[0 … 3].
-inline void add_sums(const Vec<float> (&v)[8], float* first, float* second) {
-#if defined(__AVX2__)
-  __m256 x[8];
-  for (int i = 0; i < 8; ++i) {
-#if defined(__AVX512F__)
-    const __m512 whole = bit_cast<__m512>(v[i]);
-    const __m256 upper = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, _mm512_castps_pd(whole), 1));
-    x[i] = _mm256_add_ps(_mm512_castps512_ps256(whole), upper);
-#else
-    x[i] = bit_cast<__m256>(v[i]);
-#endif
+struct Sum {
+  template <typename V>
+  V operator()(V a, V b) const {
+    return a + b;
   }
-  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
-  const __m256 sums = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-  _mm_storeu_ps(first, _mm_add_ps(_mm_loadu_ps(first), _mm256_castps256_ps128(sums)));
-  _mm_storeu_ps(second, _mm_add_ps(_mm_loadu_ps(second), _mm256_extractf128_ps(sums, 1)));
-#else
-  for (int i = 0; i < 4; ++i) first[i] += sum_lanes(v[i]);
-  for (int i = 0; i < 4; ++i) second[i] += sum_lanes(v[4 + i]);
-#endif
+};
+
+struct Maximum {
+  template <typename V>
+  V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+
+// Folds as many vectors as one has lanes: lane i of the result comes from all lanes of v[i]. The vectors are used up.
+template <typename V, int N, typename Fold>
+inline V fold_lanes(V (&v)[N], Fold fold) {
+  V result;
+  for (int i = 0; i < N; ++i) {
+    auto lane = v[i][0];
+    for (int j = 1; j < N; ++j) lane = fold(lane, v[i][j]);
+    result[i] = lane;
+  }
+  return result;
 }
 
-inline void add_sums(const Vec<double> (&v)[8], double* first, double* second) {
-  for (int i = 0; i < 4; ++i) first[i] += sum_lanes(v[i]);
-  for (int i = 0; i < 4; ++i) second[i] += sum_lanes(v[4 + i]);
+#if defined(__AVX512F__)
+// In each quarter: two lanes of a, then two of b, each folded from two.
+template <typename Fold>
+inline Vec<float> fold_pairs(Vec<float> a, Vec<float> b, Fold fold) {
+  const __m512 x = bit_cast<__m512>(a), y = bit_cast<__m512>(b);
+  const __m512 even = _mm512_maskz_shuffle_ps(0xFFFF, x, y, 0x88), odd = _mm512_maskz_shuffle_ps(0xFFFF, x, y, 0xDD);
+  return fold(bit_cast<Vec<float>>(even), bit_cast<Vec<float>>(odd));
+}
+
+// The same with quarters for lanes.
+template <typename Fold>
+inline Vec<float> fold_quarters(Vec<float> a, Vec<float> b, Fold fold) {
+  const __m512 x = bit_cast<__m512>(a), y = bit_cast<__m512>(b);
+  const __m512 even = _mm512_maskz_shuffle_f32x4(0xFFFF, x, y, 0x88);
+  const __m512 odd = _mm512_maskz_shuffle_f32x4(0xFFFF, x, y, 0xDD);
+  return fold(bit_cast<Vec<float>>(even), bit_cast<Vec<float>>(odd));
+}
+
+template <typename Fold>
+inline Vec<float> fold_lanes(Vec<float> (&v)[16], Fold fold) {
+  for (int i = 0; i < 8; ++i) v[i] = fold_pairs(v[2 * i], v[2 * i + 1], fold);
+  for (int i = 0; i < 4; ++i) v[i] = fold_pairs(v[2 * i], v[2 * i + 1], fold);
+  return fold_quarters(fold_quarters(v[0], v[1], fold), fold_quarters(v[2], v[3], fold), fold);
+}
+#elif defined(__AVX2__)
+template <typename Fold>
+inline Vec<float> fold_pairs(Vec<float> a, Vec<float> b, Fold fold) {
+  const __m256 x = bit_cast<__m256>(a), y = bit_cast<__m256>(b);
+  return fold(bit_cast<Vec<float>>(_mm256_shuffle_ps(x, y, 0x88)), bit_cast<Vec<float>>(_mm256_shuffle_ps(x, y, 0xDD)));
+}
+
+template <typename Fold>
+inline Vec<float> fold_lanes(Vec<float> (&v)[8], Fold fold) {
+  for (int i = 0; i < 4; ++i) v[i] = fold_pairs(v[2 * i], v[2 * i + 1], fold);
+  for (int i = 0; i < 2; ++i) v[i] = fold_pairs(v[2 * i], v[2 * i + 1], fold);
+  const __m256 x = bit_cast<__m256>(v[0]), y = bit_cast<__m256>(v[1]);
+  return fold(bit_cast<Vec<float>>(_mm256_permute2f128_ps(x, y, 0x20)),
+              bit_cast<Vec<float>>(_mm256_permute2f128_ps(x, y, 0x31)));
+}
+#endif
+
+// Adds the sums of the lanes of 2 · Q vectors, those of the first Q to first[0 … Q - 1], of the others to second.
+template <int N, typename A>
+inline void add_sums(Vec<A> (&v)[N], A* first, A* second) {
+  constexpr int64_t lanes = kLanes<A>;
+  A sums[N < lanes ? lanes : N];
+  for (int i = 0; i < N; i += lanes) {
+    Vec<A> some[lanes] = {};
+    for (int64_t j = 0; j < least(N, lanes); ++j) some[j] = v[i + j];
+    store(sums + i, fold_lanes(some, Sum{}));
+  }
+  for (int i = 0; i < N / 2; ++i) first[i] += sums[i];
+  for (int i = 0; i < N / 2; ++i) second[i] += sums[N / 2 + i];
 }
 
 // exp(x) for x <= 0: 2^n · 2^r with an integer n and |r| <= 1/2. The polynomial for 2^r is the best of its degree (by

@@ -1,173 +1,220 @@
-// The operators, a task at a time. Included by one file per instruction set.
+// The operators, a run at a time. Included by one file per instruction set.
 //
-// A task packs what it reads (x, grad_y) into scratch memory: float whatever the storage, a head's channels side by
-// side, zeros where the formula reads zeros. All else works on packed rows, so that strides, half precision, odd widths
-// and lengths are dealt with in one place.
+// Strides, half precision, odd widths and lengths are dealt with where rows are packed; all else works on packed rows.
 #pragma once
 
-#include "task.h"
+#include "run.h"
 
 namespace dynconv_mt::cpu {
 namespace {
 
-template <int K, typename S, typename A>
-void convolve(const Problem& p, const Task& task, const Taps<A>& taps, const Packed<A>& x, const Block& block) {
-  for (int64_t t = task.begin; t < task.end; t += 2) {
-    prefetch_next<S>(p.x, task, t, block.first + block.width, block.width);
-    prefetch_next_logits<S>(p, task, t);
-    const Band<A> band = {taps.at(t), taps.pitch - 1, 1};
-    const Output<S> y = output_at<S>(p.y, p, task, t, block, task.end);
-    multiply_pair<K>(x, t - p.padding_left, band, p.kernel_size, block.num_vectors, y);
-  }
-}
-
-// The same with the transposed band: the gradient by x. Padding has none.
-template <int K, typename S, typename A>
-void convolve_transposed(
-    const Problem& p, const Task& task, const Taps<A>& taps, const Packed<A>& grad_y, const Block& block) {
-  const int64_t end = most(least(task.end, task.length), task.begin);
-  for (int64_t s = task.begin; s < end; s += 2) {
-    prefetch_next<S>(p.x, task, s, block.first + block.width, block.width);
-    prefetch_next<S>(p.grad_y, task, s, block.first + block.width, block.width);
-    prefetch_next_logits<S>(p, task, s);
-    const int64_t origin = s - (p.kernel_size - 1 - p.padding_left);
-    const Band<A> band = {taps.at(origin) + p.kernel_size - 1, 1, taps.pitch - 1};
-    const Output<S> grad_x = output_at<S>(p.grad_x, p, task, s, block, end);
-    multiply_pair<K>(grad_y, origin, band, p.kernel_size, block.num_vectors, grad_x);
-  }
-  for (int64_t s = end; s < task.end; ++s) {
-    S* row = output_at<S>(p.grad_x, p, task, s, block, task.end).at;
-    for (int64_t c = 0; c < block.width; ++c) row[c] = S{};
-  }
-}
-
-template <typename S, typename A>
-using Multiply = void (*)(const Problem&, const Task&, const Taps<A>&, const Packed<A>&, const Block&);
-
-template <typename S, typename A>
-Multiply<S, A> convolve_for(int64_t kernel_size) {
-  switch (kernel_size) {
-    case 3: return convolve<3, S, A>;
-    case 7: return convolve<7, S, A>;
-    case 15: return convolve<15, S, A>;
-    case 31: return convolve<31, S, A>;
-    default: return convolve<0, S, A>;
-  }
-}
-
-template <typename S, typename A>
-Multiply<S, A> convolve_transposed_for(int64_t kernel_size) {
-  switch (kernel_size) {
-    case 3: return convolve_transposed<3, S, A>;
-    case 7: return convolve_transposed<7, S, A>;
-    case 15: return convolve_transposed<15, S, A>;
-    case 31: return convolve_transposed<31, S, A>;
-    default: return convolve_transposed<0, S, A>;
-  }
-}
-
-template <typename S, typename A>
-void forward_task(const Problem& p, const Task& task, A* scratch) {
-  const Multiply<S, A> convolve_block = convolve_for<S, A>(p.kernel_size);
-  A* packed = scratch;
-  const Taps<A> taps = make_taps<S>(p, task, {task.begin, task.end}, scratch + 2 * Scratch<A>(p).packed);
-  const Range range = task.inputs(p);
-  for (int64_t offset = 0; offset < p.num_channels / p.num_heads; offset += kBlock<A>) {
-    const Block block = block_at<A>(p, task, offset);
-    const Packed<A> x = pack<S>(p.x, task.sentence, block.first, block.width, range.begin, range.end, packed);
-    convolve_block(p, task, taps, x, block);
-  }
-}
-
-// Adds the block's share of the gradients by the taps of dynamic_conv, or of light_conv with DropConnect: rows of
-// positions task.begin …, `pitch` apart. Columns -1 and K are not taps; they lie where rows have zeros.
+// A band, or a transposed one, from position `begin` on: rows of y and of taps go together.
 template <typename A>
-void correlate_each(
-    const Problem& p, const Task& task, const Packed<A>& grad_y, const Packed<A>& x, int64_t num_vectors, A* grads) {
+struct Bands {
+  const A* at;
+  int64_t begin;
+  int64_t step;  // from position to position
+  int64_t row;
+  int64_t column;
+  int64_t shift;  // y[t] reads x[t - shift … t - shift + K - 1]
+};
+
+template <typename A>
+Bands<A> forward_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
+  return {taps.rows + taps.offset(head, begin), begin, taps.pitch, taps.pitch - 1, 1, p.padding_left};
+}
+
+template <typename A>
+Bands<A> transposed_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
+  const int64_t last = p.kernel_size - 1, shift = last - p.padding_left;
+  return {taps.rows + taps.offset(head, begin - shift) + last, begin, taps.pitch, 1, taps.pitch - 1, shift};
+}
+
+// y at the positions of a group.
+template <int R, int K, typename A, typename S>
+void multiply_group(const Strip<A>& x, const Block& block, const Bands<A>& bands, Range group, int64_t kernel_size,
+                    Output<S> y) {
+  for (int64_t t = group.begin; t < group.end; t += R, y.at += R * y.pitch) {
+    for (int r = 0; r < R; ++r) prefetch_row<1>(y.at + (r + kAhead) * y.pitch, y.width);
+    const int64_t origin = t - bands.shift;
+    const Columns columns = {x.range.begin - origin, x.range.end - origin};
+    const Band<A> band = {bands.at + (t - bands.begin) * bands.step, bands.row, bands.column};
+    const int64_t num_taps = K > 0 ? K : kernel_size, width = num_taps + R - 1;
+    y.count = group.end - t;
+    if (columns.begin <= 0 && columns.end >= width) {  // which the compiler then knows
+      multiply_block<R>(x.at(block, origin), x.pitch, band, num_taps, {0, width}, y);
+    } else {
+      multiply_block<R>(x.at(block, origin), x.pitch, band, num_taps, columns, y);
+    }
+  }
+}
+
+// Kernels too short for tiles of kRows rows take two.
+template <int K, typename A, typename S>
+void multiply_group(const Strip<A>& x, const Block& block, const Bands<A>& bands, Range group, int64_t kernel_size,
+                    Output<S> y) {
+  if (kernel_size >= kRows - 1) return multiply_group<kRows, K>(x, block, bands, group, kernel_size, y);
+  multiply_group<2, K>(x, block, bands, group, kernel_size, y);
+}
+
+template <typename S>
+Output<S> output_at(void* data, const Problem& p, const Run& run, const Block& block, int64_t position) {
+  S* at = static_cast<S*>(data) + (run.sentence * p.num_positions + position) * p.num_channels + block.first;
+  return {at, p.num_channels, 0, block.width};
+}
+
+template <typename S>
+void clear_rows(const Output<S>& y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < y.width; ++c) y.at[i * y.pitch + c] = S{};
+  }
+}
+
+template <int K, typename S, typename A>
+void forward_run(const Problem& p, const Run& run, A* scratch) {
+  const Scratch<A> sizes(p);
+  Strip<A> x(sizes, scratch, run.inputs(p));
+  TapRows<A> taps(sizes, scratch + sizes.packed, p, {run.begin, run.end});
+  start(taps, p, run);
+  clear_around(x, p, run, kRows - 2);
+  for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
+    const Range group = run.group(begin);
+    fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left);
+    fill<S>(taps, p, run, group.end);
+    for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
+      const Block block = block_at<A>(p, run, b);
+      const Bands<A> bands = forward_bands(p, taps, block.head, begin);
+      multiply_group<K>(x, block, bands, group, p.kernel_size, output_at<S>(p.y, p, run, block, begin));
+    }
+  }
+}
+
+// Adds the block's share of the gradients by the taps of dynamic_conv, or of light_conv with DropConnect: a row to a
+// position of the group, `pitch` apart. Columns before the first tap and behind the last are no taps.
+template <int Q, typename A>
+void correlate_each(const Problem& p, const Strip<A>& grad_y, const Strip<A>& x, const Block& block, Range group,
+                    A* grads) {
   const int64_t pitch = pitch_of<A>(p.kernel_size);
-  for (int64_t t = task.begin; t < task.end; t += 2) {
+  for (int64_t t = group.begin; t < group.end; t += 2, grads += 2 * pitch) {
     const int64_t origin = t - p.padding_left;  // the position that tap 0 of position t reads
-    const int64_t first = most(x.begin - origin, 0) / 4 * 4, last = least(x.end - origin, p.kernel_size + 1);
-    A* row = grads + (t - task.begin) * pitch;
-    for (int64_t j = first; j < last; j += 4) {
-      correlate(grad_y.at(t), x.at(origin + j), x.pitch, 1, num_vectors, row + j, row + pitch + j - 1);
+    const int64_t first = most(x.range.begin - origin, 0) / Q * Q, last = least(x.range.end - origin, p.kernel_size + 1);
+    for (int64_t j = first; j < last; j += Q) {
+      correlate<Q>(grad_y.at(block, t), x.at(block, origin + j), x.pitch, 1, grads + j, grads + pitch + j - 1);
     }
   }
 }
 
 // Adds the block's share of the gradient by the taps of light_conv without DropConnect: one row for all positions.
-template <typename A>
-void correlate_all(
-    const Problem& p, const Task& task, const Packed<A>& grad_y, const Packed<A>& x, int64_t num_vectors, A* grads) {
-  for (int64_t j = 0; j <= p.kernel_size; j += 4) {
-    const int64_t shift = j - p.padding_left;  // grad_y[t] meets x[t + shift … t + shift + 3]
-    const int64_t skipped = most(x.begin - 3 - shift - task.begin, 0) / 2 * 2;
-    const int64_t begin = task.begin + skipped, end = least(task.end, x.end - shift);
+template <int Q, typename A>
+void correlate_all(const Problem& p, const Strip<A>& grad_y, const Strip<A>& x, const Block& block, Range group,
+                   A* grads) {
+  for (int64_t j = 0; j <= p.kernel_size; j += Q) {
+    const int64_t shift = j - p.padding_left;  // grad_y[t] meets x[t + shift … t + shift + Q - 1]
+    const int64_t skipped = most(x.range.begin - (Q - 1) - shift - group.begin, 0) / 2 * 2;
+    const int64_t begin = group.begin + skipped, end = least(group.end, x.range.end - shift);
     if (end <= begin) continue;
-    const int64_t num_pairs = (end - begin + 1) / 2;
-    correlate(grad_y.at(begin), x.at(begin + shift), x.pitch, num_pairs, num_vectors, grads + j, grads + j - 1);
+    const A* const first = x.at(block, begin + shift);
+    correlate<Q>(grad_y.at(block, begin), first, x.pitch, (end - begin + 1) / 2, grads + j, grads + j - 1);
   }
 }
 
+// Writes a group's gradients by logits.
 template <typename S, typename A>
-void write_grad_logits(const Problem& p, const Task& task, const A* grads, int64_t pitch) {
-  for (int64_t t = task.begin; t < task.end; ++t, grads += pitch) {
-    const int64_t row = (task.sentence * p.num_positions + t) * p.num_heads + task.head;
+void write_grad_logits(const Problem& p, const Run& run, const Scratch<A>& sizes, Range group, const A* grads) {
+  for (int64_t t = group.begin; t < group.end; ++t, grads += sizes.tap_pitch) {
+    const int64_t row = (run.sentence * p.num_positions + t) * p.num_heads + run.first_head;
     S* target = static_cast<S*>(p.grad_logits) + row * p.kernel_size;
-    int64_t k = 0;
-    for (; k + kLanes<A> <= p.kernel_size; k += kLanes<A>) store(target + k, load(grads + k));
-    if (k < p.kernel_size) store_some(target + k, load(grads + k), p.kernel_size - k);
+    for (int64_t head = 0; head < run.num_heads; ++head, target += p.kernel_size) {
+      store_row(target, grads + head * sizes.grad, p.kernel_size);
+    }
   }
 }
 
-// From gradients by final taps to gradients by logits, or to the task's share of those by light_conv's taps.
-template <typename S, typename A>
-void finish_grads(const Problem& p, const Task& task, const Taps<A>& taps, A* grads) {
-  const int64_t pitch = pitch_of<A>(p.kernel_size), count = task.end - task.begin;
-  if (p.drop.is_on) drop_rows(p, task.sentence, task.head, task.begin, count, grads, pitch);
-  if (!p.weight) {
-    const A* plain = taps.plain + (task.begin - taps.begin) * pitch;
-    if (p.softmax) softmax_rows_backward(grads, plain, count, pitch, pitch);
-    return write_grad_logits<S>(p, task, grads, pitch);
+// From a group's gradients by final taps to gradients by logits, or to the task's share of those by light_conv's taps.
+template <typename A>
+void finish_grads(const Problem& p, const Run& run, int64_t head, Range group, const TapRows<A>& taps, A* grads) {
+  const int64_t pitch = pitch_of<A>(p.kernel_size), count = group.end - group.begin;
+  const int64_t last = pitch - kLanes<A>;  // columns behind the taps all lie in a row's last vector
+  for (A* row = grads; row < grads + count * pitch; row += pitch) {
+    store(row + last, keep_first(load(row + last), p.kernel_size - last, A(0)));
   }
-  A* share = static_cast<A*>(p.partial) + task.number * p.kernel_size;
-  for (int64_t k = 0; k < p.kernel_size; ++k) share[k] = A(0);
+  if (p.drop.is_on) drop_rows(p, run.sentence, run.first_head + head, group.begin, count, grads, pitch);
+  if (!p.weight) {
+    if (p.softmax) softmax_rows_backward(grads, taps.plain + taps.offset(head, group.begin), count, pitch);
+    return;
+  }
+  A* share = static_cast<A*>(p.partial) + (run.first_task + head) * p.kernel_size;
+  if (group.begin == run.begin) {
+    for (int64_t k = 0; k < p.kernel_size; ++k) share[k] = A(0);
+  }
   for (int64_t i = 0; i < (taps.pitch ? count : 1); ++i) {
     for (int64_t k = 0; k < p.kernel_size; ++k) share[k] += grads[i * pitch + k];
   }
 }
 
-template <typename S, typename A>
-void backward_task(const Problem& p, const Task& task, A* scratch) {
+template <int K, typename S, typename A>
+void backward_run(const Problem& p, const Run& run, A* scratch) {
+  constexpr int Q = K > 0 && K < 4 ? 4 : kColumns<A>;
   const Scratch<A> sizes(p);
-  const Multiply<S, A> convolve_block = convolve_transposed_for<S, A>(p.kernel_size);
-  const Range inputs = task.inputs(p), outputs = task.outputs(p);
-  A* const packed_x = scratch;
-  A* const packed_y = packed_x + sizes.packed;
-  const Taps<A> taps = make_taps<S>(p, task, outputs, packed_y + sizes.packed);
-  A* const grads = packed_y + sizes.packed + 2 * sizes.taps + kLanes<A>;
-  clear(grads - kLanes<A>, kLanes<A> + (task.end - task.begin + 1) * sizes.pitch + kLanes<A>);
-  for (int64_t offset = 0; offset < p.num_channels / p.num_heads; offset += kBlock<A>) {
-    const Block block = block_at<A>(p, task, offset);
-    const Packed<A> x = pack<S>(p.x, task.sentence, block.first, block.width, inputs.begin, inputs.end, packed_x);
-    const Packed<A> grad_y =
-        pack<S>(p.grad_y, task.sentence, block.first, block.width, outputs.begin, outputs.end, packed_y);
-    clear_guards(x);
-    clear_guards(grad_y);
-    convolve_block(p, task, taps, grad_y, block);
-    (taps.pitch ? correlate_each<A> : correlate_all<A>)(p, task, grad_y, x, block.num_vectors, grads);
+  Strip<A> x(sizes, scratch, run.inputs(p)), grad_y(sizes, scratch + sizes.packed, run.outputs(p));
+  TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run.outputs(p));
+  A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + kLanes<A>;
+  start(taps, p, run);
+  clear_around(x, p, run, kColumns<A>);
+  clear_around(grad_y, p, run, kRows - 1);
+  for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
+    const Range group = run.group(begin), real = {begin, most(least(group.end, run.length), begin)};
+    fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
+    fill<S>(grad_y, p, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
+    fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
+    clear(grads - kLanes<A>, sizes.grads);
+    for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
+      const Block block = block_at<A>(p, run, b);
+      const Bands<A> bands = transposed_bands(p, taps, block.head, begin);
+      multiply_group<K>(grad_y, block, bands, real, p.kernel_size, output_at<S>(p.grad_x, p, run, block, begin));
+      clear_rows(output_at<S>(p.grad_x, p, run, block, real.end), group.end - real.end);  // padding has no gradient
+      A* const grad = grads + block.head * sizes.grad;
+      (taps.pitch ? correlate_each<Q, A> : correlate_all<Q, A>)(p, grad_y, x, block, group, grad);
+    }
+    for (int64_t head = 0; head < run.num_heads; ++head) {
+      finish_grads(p, run, head, group, taps, grads + head * sizes.grad);
+    }
+    if (!p.weight) write_grad_logits<S>(p, run, sizes, group, grads);
   }
-  finish_grads<S>(p, task, taps, grads);
+}
+
+template <typename A>
+using Work = void (*)(const Problem&, const Run&, A*);
+
+template <typename A>
+void run_tasks(const Problem& p, Work<A> work, int64_t begin, int64_t end, void* scratch) {
+  while (begin < end) {
+    const Run run(p, begin, end);
+    work(p, run, static_cast<A*>(scratch));
+    begin += run.num_heads;
+  }
 }
 
 template <typename S, typename A>
 void forward_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t i = begin; i < end; ++i) forward_task<S>(p, Task(p, i), static_cast<A*>(scratch));
+  switch (p.kernel_size) {
+    case 3: return run_tasks<A>(p, forward_run<3, S, A>, begin, end, scratch);
+    case 7: return run_tasks<A>(p, forward_run<7, S, A>, begin, end, scratch);
+    case 15: return run_tasks<A>(p, forward_run<15, S, A>, begin, end, scratch);
+    case 31: return run_tasks<A>(p, forward_run<31, S, A>, begin, end, scratch);
+    default: return run_tasks<A>(p, forward_run<0, S, A>, begin, end, scratch);
+  }
 }
 
 template <typename S, typename A>
 void backward_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t i = begin; i < end; ++i) backward_task<S>(p, Task(p, i), static_cast<A*>(scratch));
+  switch (p.kernel_size) {
+    case 3: return run_tasks<A>(p, backward_run<3, S, A>, begin, end, scratch);
+    case 7: return run_tasks<A>(p, backward_run<7, S, A>, begin, end, scratch);
+    case 15: return run_tasks<A>(p, backward_run<15, S, A>, begin, end, scratch);
+    case 31: return run_tasks<A>(p, backward_run<31, S, A>, begin, end, scratch);
+    default: return run_tasks<A>(p, backward_run<0, S, A>, begin, end, scratch);
+  }
 }
 
 // Sums the tasks' shares in double precision, always in the same order, then takes the gradient of the softmax.

@@ -4,7 +4,7 @@
 // `slots` names; dynconv_mt/ops/decoding.py has the whole story. Nothing is gathered: sums run over pointers to rows.
 #pragma once
 
-#include "task.h"
+#include "taps.h"
 
 namespace dynconv_mt::cpu {
 namespace {

@@ -1,7 +1,7 @@
 // From logits to taps and back: softmax over the taps, DropConnect, and their gradients, a row of K taps at a time.
 //
-// A row takes `pitch` numbers in scratch memory, K taps and then zeros: a multiple of the vector and at least K + 1
-// (tiles.h says what the zeros are for).
+// A row takes `pitch` numbers in scratch memory, K taps and then zeros: a multiple of the vector and of four, at least
+// K + 1, since gradients by taps are computed for two rows at once that are one column apart.
 #pragma once
 
 #include "arithmetic.h"
@@ -15,37 +15,33 @@ inline int64_t pitch_of(int64_t kernel_size) {
   return (kernel_size + step) / step * step;
 }
 
-// In place. `N` vectors to a row, or `num_vectors` where N is 0. Several rows pass each of three stages before the
-// next, since the sum of one row's lanes is a long chain of instructions that wait for each other.
+// In place. `N` vectors to a row, or `num_vectors` where N is 0. As many rows as a vector has lanes pass each of three
+// stages before the next, so that what a row's lanes come to is found for all of them together.
 template <int N, typename A>
 void softmax_rows_of(A* rows, int64_t num_rows, int64_t num_vectors) {
-  constexpr int64_t kGroup = 16;
   const int64_t count = N > 0 ? N : num_vectors, pitch = count * kLanes<A>;
-  A values[kGroup];
-  for (int64_t begin = 0; begin < num_rows; begin += kGroup, rows += kGroup * pitch) {
-    const int64_t group = num_rows - begin < kGroup ? num_rows - begin : kGroup;
+  Vec<A> folded[kLanes<A>] = {};
+  for (int64_t begin = 0; begin < num_rows; begin += kLanes<A>, rows += kLanes<A> * pitch) {
+    const int64_t group = least(num_rows - begin, kLanes<A>);
     for (int64_t r = 0; r < group; ++r) {
-      Vec<A> high = load(rows + r * pitch);
-      for (int64_t i = 1; i < count; ++i) {
-        const Vec<A> next = load(rows + r * pitch + i * kLanes<A>);
-        high = next > high ? next : high;
-      }
-      values[r] = largest(high);
+      folded[r] = load(rows + r * pitch);
+      for (int64_t i = 1; i < count; ++i) folded[r] = Maximum{}(load(rows + r * pitch + i * kLanes<A>), folded[r]);
     }
+    const Vec<A> highest = fold_lanes(folded, Maximum{});
     for (int64_t r = 0; r < group; ++r) {
-      Vec<A> total = {};
+      folded[r] = Vec<A>{};
       for (int64_t i = 0; i < count; ++i) {
         A* at = rows + r * pitch + i * kLanes<A>;
-        const Vec<A> exponential = exp_of_negative(load(at) - values[r]);
-        total += exponential;
+        const Vec<A> exponential = exp_of_negative(load(at) - highest[r]);
+        folded[r] += exponential;
         store(at, exponential);
       }
-      values[r] = A(1) / sum_lanes(total);
     }
+    const Vec<A> scale = A(1) / fold_lanes(folded, Sum{});
     for (int64_t r = 0; r < group; ++r) {
       for (int64_t i = 0; i < count; ++i) {
         A* at = rows + r * pitch + i * kLanes<A>;
-        store(at, load(at) * values[r]);
+        store(at, load(at) * scale[r]);
       }
     }
   }
@@ -63,12 +59,22 @@ void softmax_rows(A* rows, int64_t count, int64_t pitch) {
 
 // Gradients by the taps become gradients by the logits: taps · (gradient - Σ taps · gradient).
 template <typename A>
-void softmax_rows_backward(A* grads, const A* taps, int64_t count, int64_t pitch, int64_t tap_pitch) {
-  for (int64_t row = 0; row < count; ++row, grads += pitch, taps += tap_pitch) {
-    Vec<A> total = {};
-    for (int64_t i = 0; i < pitch; i += kLanes<A>) total += load(taps + i) * load(grads + i);
-    const A mean = sum_lanes(total);
-    for (int64_t i = 0; i < pitch; i += kLanes<A>) store(grads + i, load(taps + i) * (load(grads + i) - mean));
+void softmax_rows_backward(A* grads, const A* taps, int64_t num_rows, int64_t pitch) {
+  Vec<A> folded[kLanes<A>] = {};
+  for (int64_t begin = 0; begin < num_rows; begin += kLanes<A>) {
+    const int64_t group = least(num_rows - begin, kLanes<A>), size = group * pitch;
+    for (int64_t r = 0; r < group; ++r) {
+      folded[r] = Vec<A>{};
+      for (int64_t i = r * pitch; i < (r + 1) * pitch; i += kLanes<A>) folded[r] += load(taps + i) * load(grads + i);
+    }
+    const Vec<A> means = fold_lanes(folded, Sum{});
+    for (int64_t r = 0; r < group; ++r) {
+      for (int64_t i = r * pitch; i < (r + 1) * pitch; i += kLanes<A>) {
+        store(grads + i, load(taps + i) * (load(grads + i) - means[r]));
+      }
+    }
+    grads += size;
+    taps += size;
   }
 }
 
@@ -118,7 +124,7 @@ inline A fill_of(const Problem& p) {
   return p.softmax ? -static_cast<A>(__builtin_inf()) : A(0);
 }
 
-// The rows of dynamic_conv, before DropConnect.
+// The rows of positions first … first + count - 1 of dynamic_conv, before DropConnect.
 template <typename S, typename A>
 void dynamic_rows(
     const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, A* rows, int64_t pitch) {

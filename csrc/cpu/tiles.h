@@ -1,13 +1,18 @@
-// Products with a banded matrix, two of its rows at a time.
+// Products with a banded matrix, a few of its rows at a time.
 //
-// y[t] = Σ_k taps[t, k] · x[t + k - padding_left] is a band times x. Two rows of y read K + 1 rows of x:
+// y[t] = Σ_k taps[t, k] · x[t + k - padding_left] is a band times x. R rows of y read K + R - 1 rows of x:
 //
-//     j             0 1 2 3 …  K       The taps of a position are followed by zeros in memory, and zeros precede the
-//     position t    w w w w w  .       first. Read one number further left, the row of t + 1 begins with the zero
-//     position t+1  . w w w w  w       behind the taps of t, so that no case distinction is needed at the ends.
+//     j             0 1 2 3 …    K+2   Row r has its taps at columns r … r + K - 1. A tile of R rows goes through
+//     position t    w w w w          three stages: R - 1 columns in which more and more rows take part, those of all
+//     position t+1    w w w w        rows, and R - 1 in which fewer and fewer do.
+//     position t+2      w w w w
 //
-// So the band is taps[row · (pitch - 1) + j], and its transpose, for the gradient by x, the same numbers with the two
-// strides exchanged. One load of x serves two rows; eight sums stay in registers, enough to hide the latency of FMA.
+// So tap k of position t is at[t · pitch + k], and column j of row r at[r · (pitch - 1) + j]: one number further left
+// from row to row. The transposed band, for the gradient by x, is the same numbers with the two strides exchanged. One
+// load of x serves R rows; all sums stay in registers, enough of them to hide the latency of FMA.
+//
+// Near the ends of a sentence some columns do not exist. A stage that none of its columns takes part in is left out,
+// and the middle one is cut short; where the first or the last stage is cut in two, R - 2 rows of zeros lie around x.
 #pragma once
 
 #include "taps.h"
@@ -15,9 +20,11 @@
 namespace dynconv_mt::cpu {
 namespace {
 
-// Channels that are packed together: 256 bytes, four cache lines, 8 vectors of AVX2.
-template <typename A>
-constexpr int64_t kBlock = 512 / sizeof(A);
+#if defined(__AVX512F__)
+constexpr int kRows = 4;  // of y in a tile: as many as the registers hold
+#else
+constexpr int kRows = 2;
+#endif
 
 // Row r and column j of the band at hand are at[r · row + j · column].
 template <typename A>
@@ -27,162 +34,128 @@ struct Band {
   int64_t column;
 };
 
-// y[r] = Σ_j band[r, j] · x[j] for two rows of V vectors; rows of x are `pitch` apart. `Count` columns, the first of
-// which has no second row and the last no first one; or any `count` columns if `Count` is 0.
-template <int V, int Count, typename A>
-[[gnu::always_inline]] inline void multiply(
-    const A* x, int64_t pitch, Band<A> band, int64_t count, Vec<A> (&y)[2][V]) {
+// Adds column `j` of rows first … last - 1 of the band times a row of x, V vectors of it.
+template <int V, int R, typename A>
+[[gnu::always_inline]] inline void add_column(const A* x, Band<A> band, int first, int last, Vec<A> (&y)[R][V]) {
+  A taps[R];
+#pragma GCC unroll 4
+  for (int r = first; r < last; ++r) taps[r] = band.at[r * band.row];
+#pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
-    y[0][v] = Count > 0 ? band.at[0] * load(x + v * kLanes<A>) : Vec<A>{};
-    y[1][v] = Vec<A>{};
-  }
-  constexpr int64_t kPeeled = Count > 0;
-  x += kPeeled * pitch;
-  band.at += kPeeled * band.column;
-#pragma GCC unroll 2
-  for (int64_t j = kPeeled; j < (Count > 0 ? Count - 1 : count); ++j, x += pitch, band.at += band.column) {
-    const A first = band.at[0], second = band.at[band.row];
-    for (int v = 0; v < V; ++v) {
-      Vec<A> vector = load(x + v * kLanes<A>);
-      keep_in_register(vector);
-      y[0][v] += first * vector;
-      y[1][v] += second * vector;
-    }
-  }
-  if (Count > 0) {
-    for (int v = 0; v < V; ++v) y[1][v] += band.at[band.row] * load(x + v * kLanes<A>);
+    Vec<A> vector = load(x + v * kLanes<A>);
+    keep_in_register(vector);
+#pragma GCC unroll 4
+    for (int r = first; r < last; ++r) y[r][v] += taps[r] * vector;
   }
 }
 
-// Two rows of y, or one, `pitch` apart, of which `width` channels are stored.
+// Columns of a tile that exist.
+struct Columns {
+  int64_t begin;
+  int64_t end;
+};
+
+// y[r] = Σ_j band[r, j] · x[j] for R rows of V vectors; rows of x are `pitch` apart. R - 1 <= K.
+template <int V, int R, typename A>
+[[gnu::always_inline]] inline void multiply(
+    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, Vec<A> (&y)[R][V]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) y[r][v] = Vec<A>{};
+  }
+  if (columns.begin < R - 1 && columns.end > 0) {
+#pragma GCC unroll 4
+    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, {band.at + j * band.column, band.row, 0}, 0, j + 1, y);
+  }
+  const int64_t begin = most(columns.begin, R - 1), end = least(columns.end, kernel_size);
+  const A* row = x + begin * pitch;
+  Band<A> rest = {band.at + begin * band.column, band.row, 0};
+#pragma GCC unroll 2
+  for (int64_t j = begin; j < end; ++j, row += pitch, rest.at += band.column) add_column(row, rest, 0, R, y);
+  if (columns.end > kernel_size && columns.begin < kernel_size + R - 1) {
+    x += kernel_size * pitch;
+    band.at += kernel_size * band.column;
+#pragma GCC unroll 4
+    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, {band.at + j * band.column, band.row, 0}, j + 1, R, y);
+  }
+}
+
+// Rows of y, `pitch` apart: `count` of them, with `width` channels.
 template <typename S>
 struct Output {
   S* at;
   int64_t pitch;
-  int64_t rows;
+  int64_t count;
   int64_t width;
 };
 
-template <int V, typename A, typename S>
-inline void write(const Output<S>& y, int64_t channel, const Vec<A> (&sums)[2][V]) {
-  if (y.rows == 2 && channel + V * kLanes<A> <= y.width) {
-    for (int r = 0; r < 2; ++r) {
-      for (int v = 0; v < V; ++v) store(y.at + r * y.pitch + channel + v * kLanes<A>, sums[r][v]);
+// Stores the sums of R rows and V vectors from number `first` on, as far as y has them.
+template <int R, int V, typename A, typename S>
+[[gnu::always_inline]] inline void write(const Output<S>& y, int64_t first, const Vec<A> (&sums)[R][V]) {
+  S* const at = y.at + first * kLanes<A>;
+  const int64_t width = y.width - first * kLanes<A>;
+  if (y.count >= R && width >= V * kLanes<A>) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(at + r * y.pitch + v * kLanes<A>, sums[r][v]);
     }
     return;
   }
-  for (int64_t r = 0; r < y.rows; ++r) {
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const int64_t begin = channel + v * kLanes<A>;
-      S* target = y.at + r * y.pitch + begin;
-      if (begin + kLanes<A> <= y.width) {
-        store(target, sums[r][v]);
-      } else {
-        store_some(target, sums[r][v], y.width - begin);
-      }
+      const int64_t left = r < y.count ? width - v * kLanes<A> : 0;
+      if (left > 0) store_some(at + r * y.pitch + v * kLanes<A>, sums[r][v], least(left, kLanes<A>));
     }
   }
 }
 
-// All vectors of a block, four, two or one at a time.
-template <int Count, typename A, typename S>
-inline void multiply_block(
-    const A* x, int64_t pitch, Band<A> band, int64_t count, int64_t num_vectors, const Output<S>& y) {
-  int64_t v = 0;
-  for (; v + 4 <= num_vectors; v += 4) {
-    Vec<A> sums[2][4];
-    multiply<4, Count>(x + v * kLanes<A>, pitch, band, count, sums);
-    write<4, A>(y, v * kLanes<A>, sums);
-  }
-  if (v + 2 <= num_vectors) {
-    Vec<A> sums[2][2];
-    multiply<2, Count>(x + v * kLanes<A>, pitch, band, count, sums);
-    write<2, A>(y, v * kLanes<A>, sums);
-    v += 2;
-  }
-  if (v < num_vectors) {
-    Vec<A> sums[2][1];
-    multiply<1, Count>(x + v * kLanes<A>, pitch, band, count, sums);
-    write<1, A>(y, v * kLanes<A>, sums);
-  }
+template <int R, int V, typename A, typename S>
+[[gnu::always_inline]] inline void multiply_vectors(
+    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, int64_t first, const Output<S>& y) {
+  Vec<A> sums[R][V];
+  multiply(x + first * kLanes<A>, pitch, band, kernel_size, columns, sums);
+  write<R, V, A>(y, first, sums);
 }
 
-// A stretch of rows (positions), packed: row i stands for position first + i; `begin` … `end` - 1 hold numbers.
-template <typename A>
-struct Packed {
-  A* rows;  // of position `begin`; kGuard rows lie on either side
-  int64_t begin;
-  int64_t end;
-  int64_t pitch;  // numbers from row to row: the channels, filled up to whole vectors
-
-  const A* at(int64_t position) const { return rows + (position - begin) * pitch; }
-};
-constexpr int64_t kGuard = 5;
-
-// Rows t and t + 1 of a band times the rows origin … origin + K of `x`, those that do not exist left out.
-template <int K, typename A, typename S>
-inline void multiply_pair(
-    const Packed<A>& x, int64_t origin, Band<A> band, int64_t kernel_size, int64_t num_vectors, const Output<S>& y) {
-  for (int64_t r = 0; r < 2; ++r) prefetch_row<1>(y.at + (kAhead + r) * y.pitch, y.width);
-  const int64_t begin = x.begin > origin ? x.begin : origin;
-  const int64_t end = x.end < origin + kernel_size + 1 ? x.end : origin + kernel_size + 1;
-  if (K > 0 && end - begin == K + 1) return multiply_block<K + 1>(x.at(origin), x.pitch, band, 0, num_vectors, y);
-  band.at += (begin - origin) * band.column;
-  multiply_block<0>(x.at(begin), x.pitch, band, end - begin, num_vectors, y);
+// A tile: R rows of all vectors of a block, four, two or one at a time.
+template <int R, typename A, typename S>
+[[gnu::always_inline]] inline void multiply_block(
+    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, const Output<S>& y) {
+  const int64_t num_vectors = pitch / kLanes<A>;
+  int64_t v = 0;
+  for (; v + 4 <= num_vectors; v += 4) multiply_vectors<R, 4>(x, pitch, band, kernel_size, columns, v, y);
+  if (v + 2 <= num_vectors) {
+    multiply_vectors<R, 2>(x, pitch, band, kernel_size, columns, v, y);
+    v += 2;
+  }
+  if (v < num_vectors) multiply_vectors<R, 1>(x, pitch, band, kernel_size, columns, v, y);
 }
 
 // Adds Σ grad_y[r] · x[q], summed over pairs of rows and over channels, to first[q] (r = 0) and second[q] (r = 1), for
-// two rows of grad_y and four of x.
-template <typename A>
+// two rows of grad_y and Q of x.
+template <int Q, typename A>
 [[gnu::always_inline]] inline void correlate(
-    const A* grad_y, const A* x, int64_t pitch, int64_t num_pairs, int64_t num_vectors, A* first, A* second) {
-  Vec<A> sums[8];
-  for (int i = 0; i < 8; ++i) sums[i] = Vec<A>{};
+    const A* grad_y, const A* x, int64_t pitch, int64_t num_pairs, A* first, A* second) {
+  Vec<A> sums[2 * Q];
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * Q; ++i) sums[i] = Vec<A>{};
   for (int64_t pair = 0; pair < num_pairs; ++pair, grad_y += 2 * pitch, x += 2 * pitch) {
-    for (int64_t c = 0; c < num_vectors * kLanes<A>; c += kLanes<A>) {
+    for (int64_t c = 0; c < pitch; c += kLanes<A>) {
       const Vec<A> one = load(grad_y + c), other = load(grad_y + pitch + c);
-      for (int q = 0; q < 4; ++q) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; ++q) {
         Vec<A> vector = load(x + q * pitch + c);
         keep_in_register(vector);
         sums[q] += one * vector;
-        sums[4 + q] += other * vector;
+        sums[Q + q] += other * vector;
       }
     }
   }
   add_sums(sums, first, second);
-}
-
-// Copies channels `channel` … + width - 1 of positions begin … end - 1. What the guards hold is left open.
-template <typename S, typename A>
-Packed<A> pack(
-    const Input& input, int64_t sentence, int64_t channel, int64_t width, int64_t begin, int64_t end, A* scratch) {
-  end = end < begin ? begin : end;
-  const int64_t padded = (width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
-  const Packed<A> packed = {scratch + kGuard * padded, begin, end, padded};
-  const S* source =
-      static_cast<const S*>(input.data) + sentence * input.sentence + begin * input.position + channel * input.element;
-  A* target = packed.rows;
-  const int64_t ahead = kAhead * input.position;
-  for (int64_t i = begin; i < end; ++i, source += input.position, target += padded) {
-    if (input.element == 1) {
-      prefetch_row<0>(source + ahead, width);
-      copy_row(target, source, width, padded, A(0), input.end);
-    } else {
-      gather_row(target, source, input.element, width, padded, A(0));
-    }
-  }
-  return packed;
-}
-
-// Makes the guards zeros, as `correlate` reads them.
-template <typename A>
-void clear_guards(const Packed<A>& packed) {
-  const int64_t size = kGuard * packed.pitch;
-  A* const behind = packed.rows + (packed.end - packed.begin) * packed.pitch;
-  for (int64_t i = 0; i < size; i += kLanes<A>) {
-    store(packed.rows - size + i, Vec<A>{});
-    store(behind + i, Vec<A>{});
-  }
 }
 
 }  // namespace

@@ -22,6 +22,9 @@
 namespace dynconv_mt::cpu {
 namespace {
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
 struct BFloat16 {
   uint16_t bits;
 };
@@ -52,6 +55,8 @@ using Halves = Vectors<float>::Halves;
 
 template <typename A>
 constexpr int64_t kLanes = VECTOR_BYTES / sizeof(A);
+
+constexpr int64_t kAhead = 8;  // rows from the one at hand to the one that the caches are asked for
 
 template <typename To, typename From>
 inline To bit_cast(const From& from) {
@@ -132,13 +137,28 @@ inline void store(S* target, Vec<float> vector) {
   __builtin_memcpy(target, &halves, sizeof halves);
 }
 
-// Stores the first `count` lanes.
+// Stores the first `count` lanes, all of them where it is larger.
+#if defined(__AVX512F__)
+inline uint32_t first_lanes(int64_t count) { return count < 16 ? (1u << count) - 1u : 0xFFFFu; }
+inline void store_some(float* target, Vec<float> vector, int64_t count) {
+  _mm512_mask_storeu_ps(target, static_cast<__mmask16>(first_lanes(count)), bit_cast<__m512>(vector));
+}
+inline void store_some(double* target, Vec<double> vector, int64_t count) {
+  _mm512_mask_storeu_pd(target, static_cast<__mmask8>(first_lanes(count)), bit_cast<__m512d>(vector));
+}
+template <typename S>
+inline void store_some(S* target, Vec<float> vector, int64_t count) {
+  const __m256i halves = bit_cast<__m256i>(to_halves(vector, S{}));
+  _mm256_mask_storeu_epi16(target, static_cast<__mmask16>(first_lanes(count)), halves);
+}
+#else
 template <typename S, typename V>
 inline void store_some(S* target, V vector, int64_t count) {
   S lanes[VECTOR_BYTES / 2];
   store(lanes, vector);
   for (int64_t i = 0; i < count; ++i) target[i] = lanes[i];
 }
+#endif
 
 // A vector that two sums use is loaded once: compilers would rather load it twice, as operands of the multiplications,
 // though loads are what limits these loops.
@@ -163,10 +183,7 @@ inline Vec<A> keep_first(Vec<A> vector, int64_t count, A fill) {
   return lane < static_cast<Word>(count) ? vector : splat(fill);
 }
 
-// Rows of a head are short and far apart, which hardware does not foresee: this many rows ahead are asked for.
-// Addresses beyond the tensor do no harm.
-constexpr int64_t kAhead = 8;
-
+// Asks the caches for a row.
 template <int ForWriting, typename S>
 inline void prefetch_row(const S* row, int64_t width) {
   const char* const begin = reinterpret_cast<const char*>(row);
@@ -180,6 +197,10 @@ inline void prefetch_row(const S* row, int64_t width) {
 template <typename A, typename S>
 inline void copy_row(A* target, const S* source, int64_t count, int64_t padded, A fill, const void* end) {
   int64_t i = 0;
+  for (; i + 4 * kLanes<A> <= count; i += 4 * kLanes<A>) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < 4; ++v) store(target + i + v * kLanes<A>, load(source + i + v * kLanes<A>));
+  }
   for (; i + kLanes<A> <= count; i += kLanes<A>) store(target + i, load(source + i));
   if (i < count) {
     Vec<A> last;
@@ -196,7 +217,15 @@ inline void copy_row(A* target, const S* source, int64_t count, int64_t padded, 
   for (; i < padded; i += kLanes<A>) store(target + i, splat(fill));
 }
 
-// The same for numbers that do not lie side by side.
+// Stores `count` numbers.
+template <typename S, typename A>
+inline void store_row(S* target, const A* source, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) store(target + i, load(source + i));
+  if (i < count) store_some(target + i, load(source + i), count - i);
+}
+
+// `copy_row` for numbers that do not lie side by side.
 template <typename A, typename S>
 inline void gather_row(A* target, const S* source, int64_t stride, int64_t count, int64_t padded, A fill) {
   for (int64_t i = 0; i < padded; i += kLanes<A>) {

@@ -19,8 +19,10 @@ Start = Callable[..., list[subprocess.Popen[str]]]
 
 IN_TRAINING = "at_update(14, lambda: (reached('there'), time.sleep(1.0)))"
 IN_VALIDATION = """
+calls = []
 def validate(model):
-    if (run / "checkpoints" / "step_00000006").exists() and not (run.parent / f"there.{rank}").exists():
+    calls.append(model)
+    if len(calls) == 2:  # after update 12
         reached("there")
         time.sleep(600.0)
     return {"score": 1.5}

@@ -1,0 +1,245 @@
+// A run: what a thread works on at a time, and the rows that it has at hand in scratch memory.
+//
+// A run goes through its positions a group at a time. Rows of x, of grad_y and of taps are made ready as they come into
+// reach, for all heads of the run, so that computing goes on with what has just been written.
+#pragma once
+
+#include "tiles.h"
+
+namespace dynconv_mt::cpu {
+namespace {
+
+constexpr int64_t kGroup = 16;  // positions; a multiple of kRows
+
+// Channels that are packed together: 512 bytes, so that the rows of a group and its taps' reach fit a first-level cache.
+template <typename A>
+constexpr int64_t kBlock = 512 / sizeof(A);
+
+// Columns of the gradient by taps that are computed together: two rows of sums fill a vector.
+template <typename A>
+constexpr int64_t kColumns = kRows == 4 ? 8 : 4;
+
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+
+inline Range clip(Range range, int64_t limit) {
+  const int64_t begin = least(most(range.begin, 0), limit);
+  return {begin, most(least(range.end, limit), begin)};
+}
+
+// Tasks of one chunk: consecutive heads at positions begin … end - 1 of a sentence.
+struct Run {
+  int64_t first_task;
+  int64_t num_heads;
+  int64_t first_head;
+  int64_t sentence;
+  int64_t begin;
+  int64_t end;
+  int64_t length;  // positions of x from here on are zeros
+
+  // As many of the tasks first … last - 1 as belong to the chunk of the first.
+  Run(const Problem& p, int64_t first, int64_t last) : first_task(first) {
+    first_head = first % p.num_heads;
+    num_heads = least(last - first, p.num_heads - first_head);
+    sentence = first / p.num_heads / num_chunks(p);
+    begin = first / p.num_heads % num_chunks(p) * kChunk;
+    end = least(begin + kChunk, p.num_positions);
+    length = p.lengths ? most(least(p.lengths[sentence], p.num_positions), 0) : p.num_positions;
+  }
+
+  Range group(int64_t first) const { return {first, least(first + kGroup, end)}; }
+
+  // The positions of x that y[begin … end - 1] reads.
+  Range inputs(const Problem& p) const {
+    return clip({begin - p.padding_left, end + p.kernel_size - p.padding_left}, length);
+  }
+
+  // The positions of y that read x[begin … end - 1], and those of the run itself.
+  Range outputs(const Problem& p) const {
+    const int64_t left = p.kernel_size - 1 - p.padding_left;
+    return clip({least(begin - left, begin), most(end + 1 + p.padding_left, end)}, p.num_positions);
+  }
+};
+
+// Channels first … first + width - 1 of the tensor, which are packed together: all of a head, or a part of it.
+struct Block {
+  int64_t number;  // in the run
+  int64_t head;    // in the run
+  int64_t first;
+  int64_t width;
+};
+
+inline int64_t head_width(const Problem& p) { return p.num_channels / p.num_heads; }
+
+template <typename A>
+int64_t blocks_of_head(const Problem& p) {
+  return (head_width(p) + kBlock<A> - 1) / kBlock<A>;
+}
+
+template <typename A>
+int64_t num_blocks(const Problem& p, const Run& run) {
+  return run.num_heads * blocks_of_head<A>(p);
+}
+
+template <typename A>
+Block block_at(const Problem& p, const Run& run, int64_t number) {
+  const int64_t parts = blocks_of_head<A>(p), width = head_width(p);
+  const int64_t head = parts == 1 ? number : number / parts, offset = (number - head * parts) * kBlock<A>;
+  return {number, head, (run.first_head + head) * width + offset, least(kBlock<A>, width - offset)};
+}
+
+// The distance of stretches of `size` numbers that are written side by side, `width` at a time. Were it a multiple of
+// 4096 bytes, their lines would fight for the same places in a cache.
+template <typename A>
+constexpr int64_t apart(int64_t size, int64_t width) {
+  constexpr int64_t page = 4096 / sizeof(A);
+  return (size + page - 1) / page * page + width;
+}
+
+// How much scratch memory the parts of a run of all heads take, in numbers.
+template <typename A>
+struct Scratch {
+  int64_t tap_pitch;      // of a row of taps
+  int64_t channel_pitch;  // of a packed row
+  int64_t block;          // the rows of a block
+  int64_t packed;         // those of all blocks
+  int64_t head;           // the taps of a head
+  int64_t taps;           // those of all heads
+  int64_t grad;           // a group's gradients by the taps of a head
+  int64_t grads;          // those of all heads
+
+  explicit Scratch(const Problem& p) {
+    const int64_t left = p.padding_left, right = p.kernel_size - 1 - left;
+    const int64_t reach = most(p.kernel_size, most(left, right) + 1);
+    const int64_t num_rows = least(least(kChunk, p.num_positions) + reach + 1, p.num_positions);
+    const int64_t width = least(kBlock<A>, head_width(p));
+    tap_pitch = pitch_of<A>(p.kernel_size);
+    channel_pitch = (width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+    block = apart<A>((num_rows + 2 * kColumns<A>) * channel_pitch, channel_pitch);
+    packed = p.num_heads * blocks_of_head<A>(p) * block;
+    head = apart<A>((num_rows + 2 * kRows) * tap_pitch, tap_pitch);
+    taps = p.num_heads * head;
+    grad = apart<A>(kLanes<A> + (kGroup + 1) * tap_pitch, tap_pitch);
+    grads = p.num_heads * grad;
+  }
+  // x, grad_y; taps, taps before DropConnect; gradients by taps
+  size_t bytes() const { return static_cast<size_t>(2 * packed + 2 * taps + grads) * sizeof(A); }
+};
+
+// Packed rows of x or grad_y: float whatever the storage, the channels of a block side by side. Those of positions
+// range.begin … filled - 1 are there. kColumns rows lie on either side of the range.
+template <typename A>
+struct Strip {
+  A* rows;
+  Range range;
+  int64_t filled;
+  int64_t pitch;  // numbers from row to row: the channels, filled up to whole vectors
+  int64_t block;  // numbers from block to block
+
+  Strip(const Scratch<A>& sizes, A* scratch, Range range)
+      : rows(scratch + kColumns<A> * sizes.channel_pitch), range(range), filled(range.begin),
+        pitch(sizes.channel_pitch), block(sizes.block) {}
+
+  A* at(const Block& b, int64_t position) const { return rows + b.number * block + (position - range.begin) * pitch; }
+};
+
+template <typename A>
+void clear(A* target, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes<A>) store(target + i, Vec<A>{});
+}
+
+template <typename A>
+void copy(A* target, const A* source, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes<A>) store(target + i, load(source + i));
+}
+
+// Fills the strip up to position `until`.
+template <typename S, typename A>
+void fill(Strip<A>& strip, const Problem& p, const Run& run, const Input& input, int64_t until) {
+  const int64_t begin = strip.filled, count = least(until, strip.range.end) - begin;
+  if (count <= 0) return;
+  const S* first = static_cast<const S*>(input.data) + run.sentence * input.sentence + begin * input.position;
+  for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
+    const Block block = block_at<A>(p, run, b);
+    const S* source = first + block.first * input.element;
+    A* target = strip.at(block, begin);
+    for (int64_t i = 0; i < count; ++i, source += input.position, target += strip.pitch) {
+      if (input.element == 1) {
+        prefetch_row<0>(source + kAhead * input.position, block.width);
+        copy_row(target, source, block.width, strip.pitch, A(0), input.end);
+      } else {
+        gather_row(target, source, input.element, block.width, strip.pitch, A(0));
+      }
+    }
+  }
+  strip.filled += count;
+}
+
+// Makes `count` rows on either side of the strip zeros.
+template <typename A>
+void clear_around(const Strip<A>& strip, const Problem& p, const Run& run, int64_t count) {
+  const int64_t size = count * strip.pitch;
+  for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
+    const Block block = block_at<A>(p, run, b);
+    clear(strip.at(block, strip.range.begin) - size, size);
+    clear(strip.at(block, strip.range.end), size);
+  }
+}
+
+// The final taps of a run, a row to a position and head, or (pitch 0) one row to a head. kRows rows lie on either side.
+template <typename A>
+struct TapRows {
+  A* rows;
+  A* plain;  // the same before DropConnect
+  Range range;
+  int64_t filled;
+  int64_t pitch;
+  int64_t head;  // numbers from head to head
+
+  TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, Range range)
+      : rows(scratch + kRows * sizes.tap_pitch), plain(p.drop.is_on ? rows + sizes.taps : rows), range(range), filled(range.begin),
+        pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
+
+  int64_t offset(int64_t head_number, int64_t position) const {
+    return head_number * head + (position - range.begin) * pitch;
+  }
+};
+
+// Makes the one row to a head of light_conv without DropConnect, or else zeros of the rows around the others.
+template <typename A>
+void start(const TapRows<A>& taps, const Problem& p, const Run& run) {
+  for (int64_t head = 0; head < run.num_heads; ++head) {
+    A* const row = taps.rows + head * taps.head;
+    if (taps.pitch == 0) {
+      light_row(p, run.first_head + head, row, pitch_of<A>(p.kernel_size));
+    } else {
+      clear(row - kRows * taps.pitch, kRows * taps.pitch);
+      clear(taps.rows + taps.offset(head, taps.range.end), kRows * taps.pitch);
+    }
+  }
+}
+
+// Makes the rows of positions up to `until`.
+template <typename S, typename A>
+void fill(TapRows<A>& taps, const Problem& p, const Run& run, int64_t until) {
+  const int64_t first = taps.filled, count = least(until, taps.range.end) - first;
+  if (taps.pitch == 0 || count <= 0) return;
+  for (int64_t h = 0; h < run.num_heads; ++h) {
+    const int64_t head = run.first_head + h, offset = taps.offset(h, first);
+    if (!p.weight) {
+      dynamic_rows<S>(p, run.sentence, head, first, count, taps.plain + offset, taps.pitch);
+    } else {
+      light_row(p, head, taps.plain + offset, taps.pitch);
+      for (int64_t i = 1; i < count; ++i) copy(taps.plain + offset + i * taps.pitch, taps.plain + offset, taps.pitch);
+    }
+    if (!p.drop.is_on) continue;
+    copy(taps.rows + offset, taps.plain + offset, count * taps.pitch);
+    drop_rows(p, run.sentence, head, first, count, taps.rows + offset, taps.pitch);
+  }
+  taps.filled += count;
+}
+
+}  // namespace
+}  // namespace dynconv_mt::cpu
