@@ -15,6 +15,7 @@ from dynconv_mt.runtime import Precision, RuntimeConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 logger = logging.getLogger(__name__)
+MIN_BF16_WIDTH = 256  # on a CPU: conversions take longer than the products of narrower layers save
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -38,17 +39,20 @@ class Compute:
         return f"{self.device} ({threads}), {self.precision}"
 
 
-def resolve_compute(config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 1) -> Compute:
+def resolve_compute(
+    config: RuntimeConfig, local_rank: int = 0, local_world_size: int = 1, *, width: int | None = None
+) -> Compute:
     """Return where and how to compute, and set torch's number of CPU threads.
 
-    The `local_world_size` processes of this machine share its cores and take one GPU each, by `local_rank`.
+    The `local_world_size` processes of this machine share its cores and take one GPU each, by `local_rank`. `width`:
+    channels of the model's layers, by which precision=auto decides on a CPU (default: as for a wide model).
     Raises UserError for a device that is not there, or a precision that it lacks.
     """
     if config.threads < 0:
         raise UserError(f"threads={config.threads}: must be at least 0 (0: all cores)")
     torch.set_num_threads(config.threads or max(1, _num_cores() // local_world_size))
     device = _device(config.device, local_rank)
-    return Compute(device, _precision(Precision(config.precision), device))
+    return Compute(device, _precision(Precision(config.precision), device, width))
 
 
 def keep_freed_memory() -> None:
@@ -87,7 +91,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def _precision(precision: Precision, device: torch.device) -> Precision:
+def _precision(precision: Precision, device: torch.device, width: int | None) -> Precision:
     if precision is Precision.fp16 and device.type == "cpu":
         raise UserError("precision=fp16: is for GPUs; on a CPU give precision=bf16, fp32 or auto")
     has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -99,4 +103,5 @@ def _precision(precision: Precision, device: torch.device) -> Precision:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.bf16
         return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32
-    return Precision.bf16 if has_fast_bf16 else Precision.fp32
+    is_narrow = width is not None and width < MIN_BF16_WIDTH
+    return Precision.bf16 if has_fast_bf16 and not is_narrow else Precision.fp32

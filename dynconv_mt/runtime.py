@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Arithmetic of the matrix products: auto is bf16 where the device computes it fast, else fp32."""
+    """Arithmetic of the matrix products: auto is bf16 where the device computes the model faster in it, else fp32."""
 
     auto = "auto"
     fp32 = "fp32"

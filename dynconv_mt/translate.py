@@ -221,7 +221,8 @@ def load_translator(
                 f"model_dir={path}: has another text pipeline than {paths[0]}; models of an ensemble must have been "
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
-    compute = resolve_compute(RuntimeConfig(device=device, precision=Precision(precision), threads=threads))
+    runtime = RuntimeConfig(device=device, precision=Precision(precision), threads=threads)
+    compute = resolve_compute(runtime, width=max(read_config(folder).dim for folder in folders))
     models = [_load_model(folder, compute.device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         _check_vocabulary(folder, model, texts[0])

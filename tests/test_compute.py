@@ -8,12 +8,20 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import Precision, RuntimeConfig
 
 
-@pytest.mark.parametrize(("is_fast", "expected"), [(True, Precision.bf16), (False, Precision.fp32)])
+@pytest.mark.parametrize(
+    ("is_fast", "width", "expected"),
+    [
+        (True, None, Precision.bf16),
+        (True, 512, Precision.bf16),
+        (True, 128, Precision.fp32),
+        (False, 512, Precision.fp32),
+    ],
+)
 def test_auto_takes_bf16_where_the_cpu_is_fast_at_it(
-    monkeypatch: pytest.MonkeyPatch, is_fast: bool, expected: Precision
+    monkeypatch: pytest.MonkeyPatch, is_fast: bool, width: int | None, expected: Precision
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_fast)
-    assert resolve_compute(RuntimeConfig(device="cpu", threads=1)).precision is expected
+    assert resolve_compute(RuntimeConfig(device="cpu", threads=1), width=width).precision is expected
 
 
 @pytest.mark.parametrize("is_fast", [True, False])

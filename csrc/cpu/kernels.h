@@ -73,16 +73,16 @@ void clear_rows(const Output<S>& y, int64_t count) {
 template <int K, typename S, typename A>
 void forward_run(const Problem& p, const Run& run, A* scratch) {
   const Scratch<A> sizes(p);
-  Strip<A> x(sizes, scratch, run.inputs(p));
+  Strip<A> x(p, run, sizes, scratch, run.inputs(p));
   TapRows<A> taps(sizes, scratch + sizes.packed, p, {run.begin, run.end});
   start(taps, p, run);
-  clear_around(x, p, run, kRows - 2);
+  clear_around(x, x.range.begin - (kRows - 2), x.range.end + kRows - 2);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
     const Range group = run.group(begin);
     fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left);
     fill<S>(taps, p, run, group.end);
-    for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
-      const Block block = block_at<A>(p, run, b);
+    for (int64_t b = 0; b < x.blocks.count; ++b) {
+      const Block block = x.blocks[b];
       const Bands<A> bands = forward_bands(p, taps, block.head, begin);
       multiply_group<K>(x, block, bands, group, p.kernel_size, output_at<S>(p.y, p, run, block, begin));
     }
@@ -156,20 +156,21 @@ template <int K, typename S, typename A>
 void backward_run(const Problem& p, const Run& run, A* scratch) {
   constexpr int Q = K > 0 && K < 4 ? 4 : kColumns<A>;
   const Scratch<A> sizes(p);
-  Strip<A> x(sizes, scratch, run.inputs(p)), grad_y(sizes, scratch + sizes.packed, run.outputs(p));
+  Strip<A> x(p, run, sizes, scratch, run.inputs(p)), grad_y(p, run, sizes, scratch + sizes.packed, run.outputs(p));
   TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run.outputs(p));
   A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + kLanes<A>;
   start(taps, p, run);
-  clear_around(x, p, run, kColumns<A>);
-  clear_around(grad_y, p, run, kRows - 1);
+  const int64_t last_columns = (p.kernel_size + Q) / Q * Q;  // K + 1 columns, Q at a time
+  clear_around(x, run.begin - p.padding_left, run.end + 1 - p.padding_left + last_columns);
+  clear_around(grad_y, grad_y.range.begin - (kRows - 1), grad_y.range.end + kRows - 1);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
     const Range group = run.group(begin), real = {begin, most(least(group.end, run.length), begin)};
     fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
     fill<S>(grad_y, p, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
     fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
-    clear(grads - kLanes<A>, sizes.grads);
-    for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
-      const Block block = block_at<A>(p, run, b);
+    for (int64_t head = 0; head < run.num_heads; ++head) clear(grads + head * sizes.grad - kLanes<A>, sizes.grad_size);
+    for (int64_t b = 0; b < x.blocks.count; ++b) {
+      const Block block = x.blocks[b];
       const Bands<A> bands = transposed_bands(p, taps, block.head, begin);
       multiply_group<K>(grad_y, block, bands, real, p.kernel_size, output_at<S>(p.grad_x, p, run, block, begin));
       clear_rows(output_at<S>(p.grad_x, p, run, block, real.end), group.end - real.end);  // padding has no gradient
@@ -189,7 +190,7 @@ using Work = void (*)(const Problem&, const Run&, A*);
 template <typename A>
 void run_tasks(const Problem& p, Work<A> work, int64_t begin, int64_t end, void* scratch) {
   while (begin < end) {
-    const Run run(p, begin, end);
+    const Run run(p, begin, p.num_positions > kShort ? end : begin + 1);
     work(p, run, static_cast<A*>(scratch));
     begin += run.num_heads;
   }

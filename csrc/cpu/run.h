@@ -9,7 +9,8 @@
 namespace dynconv_mt::cpu {
 namespace {
 
-constexpr int64_t kGroup = 16;  // positions; a multiple of kRows
+constexpr int64_t kGroup = 32;  // positions; a multiple of kRows
+constexpr int64_t kShort = 16;  // positions: in shorter sentences there is nothing to stream, and a run is one head
 
 // Channels that are packed together: 512 bytes, so that the rows of a group and its taps' reach fit a first-level cache.
 template <typename A>
@@ -71,24 +72,24 @@ struct Block {
   int64_t width;
 };
 
-inline int64_t head_width(const Problem& p) { return p.num_channels / p.num_heads; }
-
+// The blocks of a run.
 template <typename A>
-int64_t blocks_of_head(const Problem& p) {
-  return (head_width(p) + kBlock<A> - 1) / kBlock<A>;
-}
+struct Blocks {
+  int64_t head_width;
+  int64_t per_head;
+  int64_t first_head;
+  int64_t count;
 
-template <typename A>
-int64_t num_blocks(const Problem& p, const Run& run) {
-  return run.num_heads * blocks_of_head<A>(p);
-}
+  Blocks(const Problem& p, const Run& run) : Blocks(p, run.first_head, run.num_heads) {}
+  Blocks(const Problem& p, int64_t first_head, int64_t num_heads)
+      : head_width(p.num_channels / p.num_heads), per_head((head_width + kBlock<A> - 1) / kBlock<A>),
+        first_head(first_head), count(num_heads * per_head) {}
 
-template <typename A>
-Block block_at(const Problem& p, const Run& run, int64_t number) {
-  const int64_t parts = blocks_of_head<A>(p), width = head_width(p);
-  const int64_t head = parts == 1 ? number : number / parts, offset = (number - head * parts) * kBlock<A>;
-  return {number, head, (run.first_head + head) * width + offset, least(kBlock<A>, width - offset)};
-}
+  Block operator[](int64_t number) const {
+    const int64_t head = per_head == 1 ? number : number / per_head, offset = (number - head * per_head) * kBlock<A>;
+    return {number, head, (first_head + head) * head_width + offset, least(kBlock<A>, head_width - offset)};
+  }
+};
 
 // The distance of stretches of `size` numbers that are written side by side, `width` at a time. Were it a multiple of
 // 4096 bytes, their lines would fight for the same places in a cache.
@@ -107,21 +108,23 @@ struct Scratch {
   int64_t packed;         // those of all blocks
   int64_t head;           // the taps of a head
   int64_t taps;           // those of all heads
-  int64_t grad;           // a group's gradients by the taps of a head
+  int64_t grad_size;      // a group's gradients by the taps of a head
+  int64_t grad;           // the distance from head to head
   int64_t grads;          // those of all heads
 
   explicit Scratch(const Problem& p) {
     const int64_t left = p.padding_left, right = p.kernel_size - 1 - left;
     const int64_t reach = most(p.kernel_size, most(left, right) + 1);
     const int64_t num_rows = least(least(kChunk, p.num_positions) + reach + 1, p.num_positions);
-    const int64_t width = least(kBlock<A>, head_width(p));
+    const Blocks<A> blocks(p, 0, p.num_heads);
     tap_pitch = pitch_of<A>(p.kernel_size);
-    channel_pitch = (width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+    channel_pitch = (blocks[0].width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
     block = apart<A>((num_rows + 2 * kColumns<A>) * channel_pitch, channel_pitch);
-    packed = p.num_heads * blocks_of_head<A>(p) * block;
+    packed = blocks.count * block;
     head = apart<A>((num_rows + 2 * kRows) * tap_pitch, tap_pitch);
     taps = p.num_heads * head;
-    grad = apart<A>(kLanes<A> + (kGroup + 1) * tap_pitch, tap_pitch);
+    grad_size = kLanes<A> + (kGroup + 1) * tap_pitch;
+    grad = apart<A>(grad_size, tap_pitch);
     grads = p.num_heads * grad;
   }
   // x, grad_y; taps, taps before DropConnect; gradients by taps
@@ -132,14 +135,15 @@ struct Scratch {
 // range.begin … filled - 1 are there. kColumns rows lie on either side of the range.
 template <typename A>
 struct Strip {
+  Blocks<A> blocks;
   A* rows;
   Range range;
   int64_t filled;
   int64_t pitch;  // numbers from row to row: the channels, filled up to whole vectors
   int64_t block;  // numbers from block to block
 
-  Strip(const Scratch<A>& sizes, A* scratch, Range range)
-      : rows(scratch + kColumns<A> * sizes.channel_pitch), range(range), filled(range.begin),
+  Strip(const Problem& p, const Run& run, const Scratch<A>& sizes, A* scratch, Range range)
+      : blocks(p, run), rows(scratch + kColumns<A> * sizes.channel_pitch), range(range), filled(range.begin),
         pitch(sizes.channel_pitch), block(sizes.block) {}
 
   A* at(const Block& b, int64_t position) const { return rows + b.number * block + (position - range.begin) * pitch; }
@@ -161,8 +165,8 @@ void fill(Strip<A>& strip, const Problem& p, const Run& run, const Input& input,
   const int64_t begin = strip.filled, count = least(until, strip.range.end) - begin;
   if (count <= 0) return;
   const S* first = static_cast<const S*>(input.data) + run.sentence * input.sentence + begin * input.position;
-  for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
-    const Block block = block_at<A>(p, run, b);
+  for (int64_t b = 0; b < strip.blocks.count; ++b) {
+    const Block block = strip.blocks[b];
     const S* source = first + block.first * input.element;
     A* target = strip.at(block, begin);
     for (int64_t i = 0; i < count; ++i, source += input.position, target += strip.pitch) {
@@ -177,14 +181,15 @@ void fill(Strip<A>& strip, const Problem& p, const Run& run, const Input& input,
   strip.filled += count;
 }
 
-// Makes `count` rows on either side of the strip zeros.
+// Makes rows around the strip zeros: those from `begin` to `end` - 1 that do not belong to it, kColumns a side at most.
 template <typename A>
-void clear_around(const Strip<A>& strip, const Problem& p, const Run& run, int64_t count) {
-  const int64_t size = count * strip.pitch;
-  for (int64_t b = 0; b < num_blocks<A>(p, run); ++b) {
-    const Block block = block_at<A>(p, run, b);
-    clear(strip.at(block, strip.range.begin) - size, size);
-    clear(strip.at(block, strip.range.end), size);
+void clear_around(const Strip<A>& strip, int64_t begin, int64_t end) {
+  const int64_t before = most(least(strip.range.begin - begin, kColumns<A>), 0) * strip.pitch;
+  const int64_t after = most(least(end - strip.range.end, kColumns<A>), 0) * strip.pitch;
+  for (int64_t b = 0; b < strip.blocks.count; ++b) {
+    const Block block = strip.blocks[b];
+    clear(strip.at(block, strip.range.begin) - before, before);
+    clear(strip.at(block, strip.range.end), after);
   }
 }
 
@@ -199,8 +204,8 @@ struct TapRows {
   int64_t head;  // numbers from head to head
 
   TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, Range range)
-      : rows(scratch + kRows * sizes.tap_pitch), plain(p.drop.is_on ? rows + sizes.taps : rows), range(range), filled(range.begin),
-        pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
+      : rows(scratch + kRows * sizes.tap_pitch), plain(p.drop.is_on ? rows + sizes.taps : rows), range(range),
+        filled(range.begin), pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
 
   int64_t offset(int64_t head_number, int64_t position) const {
     return head_number * head + (position - range.begin) * pitch;

@@ -76,8 +76,9 @@ class BleuValidation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return {"bleu": score}; `model` is in evaluation mode."""
-        compute = resolve_compute(self.job, local_world_size=Ranks.from_environment().local_world_size)
-        translator = Translator([cast(Seq2Seq, model)], self.text, search=self.job.search, compute=compute)
+        seq2seq, size = cast(Seq2Seq, model), Ranks.from_environment().local_world_size
+        compute = resolve_compute(self.job, local_world_size=size, width=seq2seq.config.dim)
+        translator = Translator([seq2seq], self.text, search=self.job.search, compute=compute)
         hypotheses = [translation.text for translation in translator.translate(self.raw.sources)]
         (score,) = corpus_scores(hypotheses, [self.raw.targets], self.raw.tgt, self.scoring)
         return {"bleu": score.value}

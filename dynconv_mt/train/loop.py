@@ -69,7 +69,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
             keep_finished(config, state, reason)
         return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
     check_data(config, model, data)
-    compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size)
+    compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size, width=model.config.dim)
     if compute.device.type == "cpu":
         keep_freed_memory()
     with (
