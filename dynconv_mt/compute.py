@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from dynconv_mt.runtime import Precision, RuntimeConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 logger = logging.getLogger(__name__)
+MAX_THREADS = 1024
 MIN_BF16_WIDTH = 256  # on a CPU: conversions take longer than the products of narrower layers save
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -48,8 +50,8 @@ def resolve_compute(
     channels of the model's layers, by which precision=auto decides on a CPU (default: as for a wide model).
     Raises UserError for a device that is not there, or a precision that it lacks.
     """
-    if config.threads < 0:
-        raise UserError(f"threads={config.threads}: must be at least 0 (0: all cores)")
+    if not 0 <= config.threads <= MAX_THREADS:
+        raise UserError(f"threads={config.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")
     torch.set_num_threads(config.threads or max(1, _num_cores() // local_world_size))
     device = _device(config.device, local_rank)
     return Compute(device, _precision(Precision(config.precision), device, width))
@@ -78,10 +80,9 @@ def _num_cores() -> int:
 def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:<number>") from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,9})?", name):
+        raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:<number>")
+    device = torch.device(name)
     if device.type == "cuda":
         index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():

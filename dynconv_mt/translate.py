@@ -222,10 +222,11 @@ def load_translator(
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
     runtime = RuntimeConfig(device=device, precision=Precision(precision), threads=threads)
-    compute = resolve_compute(runtime, width=max(read_config(folder).dim for folder in folders))
-    models = [_load_model(folder, compute.device) for folder in folders]
+    models = [_load_model(folder) for folder in folders]
+    compute = resolve_compute(runtime, width=max(model.config.dim for model in models))
     for folder, model in zip(folders, models, strict=True):
         _check_vocabulary(folder, model, texts[0])
+    models = [model.to(compute.device) for model in models]
     return Translator(models, texts[0], search=search, batch=batch, compute=compute)
 
 
@@ -240,8 +241,8 @@ def _load_text(folder: Path) -> TextPipeline:
     return TextPipeline.load(folder / TEXT)
 
 
-def _load_model(folder: Path, device: torch.device) -> Seq2Seq:
-    model = load_model(folder, device)
+def _load_model(folder: Path) -> Seq2Seq:
+    model = load_model(folder, torch.device("cpu"))
     assert isinstance(model, Seq2Seq)  # _load_text has seen to it
     return model
 

@@ -40,6 +40,9 @@ def test_bf16_on_a_cpu_that_is_slow_at_it_warns(
         (RuntimeConfig(device="abacus"), "device=abacus"),
         (RuntimeConfig(device="cpu", precision=Precision.fp16), "precision=fp16"),
         (RuntimeConfig(threads=-1), "threads=-1"),
+        (RuntimeConfig(threads=100_000), "threads=100000"),
+        (RuntimeConfig(device="meta"), "device=meta: no such device"),
+        (RuntimeConfig(device="cpu:7"), "device=cpu:7: no such device"),
     ],
 )
 def test_what_cannot_be_is_refused(config: RuntimeConfig, message: str) -> None:

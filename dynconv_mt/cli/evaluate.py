@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dynconv_mt
-from dynconv_mt.cli.jobs import STDIO, EvaluateJob, as_list
+from dynconv_mt.cli.jobs import EvaluateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.comet import CometMeasure, check_comet
@@ -42,13 +42,9 @@ def run(job: EvaluateJob) -> int:
 
 
 def _check_files(job: EvaluateJob) -> None:
-    """Raise UserError where results could not be written, or would replace what they are computed from."""
-    read = {Path(name).resolve() for name in job.inputs if name != STDIO}
+    """Raise UserError where results could not be written."""
     for option in ("output", "plot"):
-        name = getattr(job, option)
-        check_writable(option, name)
-        if name is not None and Path(name).resolve() in read:
-            raise UserError(f"{option}={name}: is one of the files to read; name another file to write")
+        check_writable(option, getattr(job, option))
     if job.plot is not None and Path(job.plot).suffix not in FORMATS:
         raise UserError(f"plot={job.plot}: must end in {', '.join(FORMATS)}")
     for name in as_list(job.train):

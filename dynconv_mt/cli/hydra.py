@@ -6,6 +6,7 @@ winning, of the defaults in its dataclass (with `model=NAME` put in), the recipe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -38,6 +39,7 @@ def compose(command: Command, arguments: Arguments) -> Any:
     try:
         missing = OmegaConf.missing_keys(config)
         if not missing:
+            _check_finite(config, command)
             return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise _explain(error, command, arguments) from None
@@ -47,6 +49,15 @@ def compose(command: Command, arguments: Arguments) -> Any:
 def compose_yaml(command: Command, arguments: Arguments) -> str:
     """Return the composed options as YAML; `???` stands for what is missing."""
     return OmegaConf.to_yaml(_compose(command, arguments))
+
+
+def _check_finite(config: DictConfig, command: Command) -> None:
+    """Raise UserError for an option that is infinite or not a number."""
+    for name in options_of(command.job):
+        value = OmegaConf.select(config, name)
+        numbers = value if isinstance(value, ListConfig) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"{name}={value}: must be a finite number")
 
 
 def _compose(command: Command, arguments: Arguments) -> DictConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.data.output import check_folder
 from dynconv_mt.data.preprocess import PreprocessConfig
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import EvaluateConfig, ReportConfig
@@ -44,6 +45,18 @@ def _check_batch(batch: BatchConfig) -> None:
         raise UserError("batch.max_tokens=auto: has an effect in training only; give a number")
     if batch.rows_multiple != 1:
         raise UserError(f"batch.rows_multiple={batch.rows_multiple}: has an effect in training only")
+
+
+def _check_outputs(job: object, options: Sequence[str], inputs: Sequence[str | None]) -> None:
+    """Raise UserError where a file would be written over another one of the job's, however its name is spelt."""
+    taken = {Path(name).resolve() for name in inputs if name not in (None, STDIO)}
+    for option in options:
+        name = getattr(job, option)
+        if name in (None, STDIO):
+            continue
+        if Path(name).resolve() in taken:
+            raise UserError(f"{option}={name}: another option names this file as well; give one of its own")
+        taken.add(Path(name).resolve())
 
 
 @dataclass(kw_only=True)
@@ -109,22 +122,17 @@ class GenerateJob(RuntimeConfig):
             raise UserError(f"scores_json={self.scores_json}: there is nothing to score without reference=")
         if self.search.nbest > 1 and self.details is None:
             raise UserError(f"search.nbest={self.search.nbest}: only details=FILE holds more than the best translation")
+        if [self.input, *as_list(self.reference)].count(STDIO) > 1:
+            raise UserError("input=, reference=: only one file can be -, standard input")
+        if self.details == STDIO:
+            raise UserError("details=-: name a file; standard output is for the translations")
         _check_batch(self.batch)
-        self._check_files()
+        _check_outputs(self, ("output", "details", "scores_json"), [self.input, *as_list(self.reference)])
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         if self.data_dir is None and not as_list(self.reference):
             _refuse_typed(typed, "evaluate.", "reference=")
-
-    def _check_files(self) -> None:
-        """Raise UserError where one file would be written over another that was named."""
-        taken = {self.input, *as_list(self.reference)} - {STDIO}
-        for option in ("output", "details", "scores_json"):
-            name = getattr(self, option)
-            if name is not None and name in taken:
-                raise UserError(f"{option}={name}: another option names this file as well; give one of its own")
-            taken.add(name)
 
 
 @dataclass(kw_only=True)
@@ -164,8 +172,7 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
     out, typed = Path(out_dir), f"out_dir={out_dir}"
     if out.name in ("", ".."):
         raise UserError(f"{typed}: name a folder to make, which has a name of its own")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{typed}: is a file; name a folder to make")
+    check_folder("out_dir", out_dir)
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / "model.safetensors").is_file() or (out / "manifest.json").exists():
@@ -228,6 +235,7 @@ class ScoreJob(RuntimeConfig):
         if self.src == self.tgt == STDIO:
             raise UserError("src=-, tgt=-: only one of the two can be standard input")
         _check_batch(self.batch)
+        _check_outputs(self, ("output",), [self.src, self.tgt])
 
 
 @dataclass(kw_only=True)
@@ -265,5 +273,4 @@ class EvaluateJob(ReportConfig, _EvaluationFiles):
             raise UserError(f"hypotheses=[{','.join(files)}]: names a file twice")
         if names and (len(names) != len(files) or len(set(names)) < len(names)):
             raise UserError(f"names=[{','.join(names)}]: give {len(files)}, one for each of hypotheses=, all different")
-        if self.output is not None and self.output == self.plot:
-            raise UserError(f"plot={self.plot}: is output= as well; name two files")
+        _check_outputs(self, ("output", "plot"), self.inputs)

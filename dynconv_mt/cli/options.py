@@ -68,33 +68,37 @@ def options_of(job: type) -> dict[str, Option]:
     return {option.name: option for section in sections_of(job) for option in section.options}
 
 
-def _walk(prefix: str, config: type) -> Iterator[Section]:
+def _walk(prefix: str, config: type, example: Any = None) -> Iterator[Section]:
+    """The sections of a config; `example`, where its owner has one, knows the owner's own defaults."""
     variants = POLYMORPHIC.get(config, {})
     options: dict[str, Option] = {}
-    nested: list[tuple[str, type]] = []
+    nested: list[tuple[str, type, Any]] = []
     variant: Any
     for variant in variants.values() or [config]:
         hints = get_type_hints(variant)
         for entry in fields(variant):
             name, kind = f"{prefix}{entry.name}", hints[entry.name]
             if is_dataclass(kind):
-                nested.append((f"{name}.", kind))  # type: ignore[arg-type]
+                inner = _default(entry, example)
+                nested.append((f"{name}.", kind, None if inner is REQUIRED else inner))  # type: ignore[arg-type]
             elif name not in options:
                 owners = tuple(key for key, other in variants.items() if entry.name in _names(other))
                 only_for = owners if len(owners) < len(variants) else ()
-                words = entry.metadata.get("words", {})
-                options[name] = Option(name, kind, _default(entry), _help(variant, entry.name, kind), only_for, words)
+                default, words = _default(entry, example), entry.metadata.get("words", {})
+                options[name] = Option(name, kind, default, _help(variant, entry.name, kind), only_for, words)
     if options:
         yield Section(prefix.removesuffix("."), _first_paragraph(config), tuple(options.values()))
-    for inner_prefix, inner in nested:
-        yield from _walk(inner_prefix, inner)
+    for section in nested:
+        yield from _walk(*section)
 
 
 def _names(config: Any) -> set[str]:
     return {field.name for field in fields(config)}
 
 
-def _default(field: Field[Any]) -> Any:
+def _default(field: Field[Any], example: Any) -> Any:
+    if hasattr(example, field.name):
+        return getattr(example, field.name)
     if field.default is not MISSING:
         return field.default
     return REQUIRED if field.default_factory is MISSING else field.default_factory()

@@ -24,6 +24,7 @@ from dynconv_mt.convert.stand_ins import ALLOWED, plain
 from dynconv_mt.errors import UserError
 
 _REFUSED = re.compile(r"GLOBAL (\S+)")
+_PREAMBLE = re.compile(r"^Weights only load failed\.[^\n]*\n(?:.*WeightsUnpickler error:)?", re.DOTALL)
 _RESAVE = (
     "if you trust the file, load it with fairseq and save what is needed: "
     "torch.save({'args': argparse.Namespace(**options), 'model': state['model']}, FILE)"
@@ -90,7 +91,7 @@ def _refusal(path: Path, message: str) -> UserError:
         return UserError(
             f"{path}: holds an object of {refused[1]}, which was not loaded, since loading it could run code; {_RESAVE}"
         )
-    reason = re.sub(r"^Weights only load failed\..*?\n", "", message, flags=re.DOTALL).strip().partition("\n")[0]
+    reason = _PREAMBLE.sub("", message).strip().partition("\n")[0]
     return UserError(f"{path}: was not loaded, since it is damaged or could run code ({reason}); {_RESAVE}")
 
 

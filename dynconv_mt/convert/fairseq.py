@@ -167,7 +167,8 @@ class _Reader:
             kind = "dynamic"
         elif any(name.endswith(".mixer.kernel") for name in names):
             kind = "lightweight"
-        declared = self.get(f"{side}_conv_type", kind)
+        is_ignored = kind == "attention" and _architecture(self.options).startswith("transformer")
+        declared = kind if is_ignored else self.get(f"{side}_conv_type", kind)
         if declared != kind:
             found = "no convolutions" if kind == "attention" else f"{kind} ones"
             raise UserError(f"checkpoint: --{side}-conv-type {declared}, but the weights have {found} there")
@@ -243,16 +244,21 @@ def _entries(options: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
     return vars(options) if isinstance(options, Namespace) else options
 
 
+def _architecture(options: Mapping[str, Any]) -> str:
+    return str(options.get("arch") or options.get("_name") or "")
+
+
 def _check_family(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
     """Return whether it is a language model. Raises UserError for what cannot be converted."""
-    architecture = str(options.get("arch") or options.get("_name") or "")
+    architecture = _architecture(options)
     if architecture and not architecture.startswith(("lightconv", "transformer")):
         raise UserError(f"checkpoint: the architecture {architecture} cannot be converted; what can: {FAMILIES}")
     for name in _UNSUPPORTED:
         if options.get(name):
             raise UserError(f"checkpoint: {_flag(name)} {options[name]}: models with this option cannot be converted")
-    if options.get("activation_fn", "relu") != "relu":
-        raise UserError(f"checkpoint: --activation-fn {options['activation_fn']}: only relu can be converted")
+    activation = options.get("activation_fn") or "relu"
+    if activation != "relu":
+        raise UserError(f"checkpoint: --activation-fn {activation}: only relu can be converted")
     for name in ("decoder_input_dim", "decoder_output_dim"):
         dim, width = options.get(name), options.get("decoder_embed_dim")
         if isinstance(dim, int) and isinstance(width, int) and dim != width:

@@ -79,8 +79,10 @@ def rename_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _check_dense(name: str, weight: Tensor) -> None:
+def _check_dense(name: str, weight: object) -> None:
     """Raise UserError where a weight is not the plain matrix or vector of numbers that it should be."""
+    if not isinstance(weight, Tensor):
+        raise UserError(f"checkpoint: {name} is a {type(weight).__name__}, and should be a tensor")
     is_plain = weight.is_floating_point() and weight.layout is torch.strided and not weight.is_meta
     if not is_plain or weight.dim() == 0:
         raise UserError(

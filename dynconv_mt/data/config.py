@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from dynconv_mt.errors import UserError
 
-AUTO = 0  # batch.max_tokens: found by trial when training begins
+AUTO = -(2**31)  # batch.max_tokens: found by trial when training begins. No number that anybody types
+MAX_TOKENS = 2**31 - 1
 
 
 @dataclass
@@ -22,8 +23,10 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that no batch could keep."""
-        if self.max_tokens < 1 and not self.is_auto:
-            raise UserError(f"batch.max_tokens={self.max_tokens}: must be at least 1, or auto")
+        if not 1 <= self.max_tokens <= MAX_TOKENS and not self.is_auto:
+            raise UserError(
+                f"batch.max_tokens={self.max_tokens}: must be at least 1 and at most {MAX_TOKENS:,}, or auto"
+            )
         for name in ("max_sentences", "rows_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:

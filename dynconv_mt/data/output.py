@@ -15,6 +15,14 @@ from types import FrameType
 from dynconv_mt.errors import UserError
 
 
+def check_folder(option: str, name: str) -> None:
+    """Raise UserError where a file stands in the place of the folder that an option names, or of one above it."""
+    for path in (Path(name), *Path(name).parents):
+        if path.exists() and not path.is_dir():
+            what = "is a file" if path == Path(name) else f"{path} is a file"
+            raise UserError(f"{option}={name}: {what}; name a folder to make")
+
+
 @contextmanager
 def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `folder` that takes its place when the block ends without exception.

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.data.manifest import read_manifest
-from dynconv_mt.data.output import build_folder
+from dynconv_mt.data.output import build_folder, check_folder
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig
 from dynconv_mt.text.corpus import ParallelFile, find_pair
 
 STATS, SUMMARY = "stats.json", "summary.txt"
+MAX_WORKERS = 1024
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,10 @@ class PreprocessConfig:
             raise UserError(f"out_dir={self.out_dir}: must name the folder to make")
         if self.workers < 0:
             raise UserError(f"workers={self.workers}: must be a number of processes, or 0 for one per core")
+        if self.workers > MAX_WORKERS:
+            raise UserError(
+                f"workers={self.workers}: must be at most {MAX_WORKERS}; more than one per core gains nothing"
+            )
         if not self.prefixes("train"):
             raise UserError(f"train={self.train}: must name the training corpus")
         self.text.check()
@@ -125,10 +130,9 @@ def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
 def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]], out_dir: Path) -> bool:
     """Whether `out_dir` holds this very run; False where it may be built, UserError where it may not."""
     typed = f"out_dir={config.out_dir}"
+    check_folder("out_dir", config.out_dir)
     if not out_dir.exists():
         return False
-    if not out_dir.is_dir():
-        raise UserError(f"{typed}: is a file; name a folder to make")
     if not any(out_dir.iterdir()):
         return False
     try:

@@ -1,6 +1,7 @@
 """Token embedding times √D plus a position signal.
 
-Shapes: B sentences, T positions, V types, D width. Padding id 1; the first token of a sentence has position 2.
+Shapes: B sentences, T positions, V types, D width. Padding id 1; the first token of a sentence has position 2, padding
+has position 1.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ FIRST_POSITION = PAD + 1
 
 
 def sinusoids(num_positions: int, dim: int) -> Tensor:
-    """Return (num_positions, D): sines in the first half, cosines in the second, frequencies 10000^(-i/(D/2 - 1))."""
+    """Return (num_positions, D): sines in the first half, cosines in the second, frequencies 10000^(-i/(D/2 - 1)).
+
+    The vector of padding is zero.
+    """
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / max(half - 1, 1)))
     angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).index_fill_(0, torch.tensor([PAD]), 0.0)
 
 
 class PositionTable(nn.Module):
@@ -38,13 +42,13 @@ class PositionTable(nn.Module):
         else:
             self.register_buffer("weight", sinusoids(num_rows, stack.dim), persistent=False)
 
-    def forward(self, start: int, length: int) -> Tensor:
-        """Return the vectors (length, D) of positions start … start + length - 1, counted from 0."""
-        if start + length > self.max_positions:
-            raise ValueError(
-                f"a sequence of {start + length} tokens is longer than model.max_positions={self.max_positions}"
-            )
-        return self.weight[start + FIRST_POSITION : start + FIRST_POSITION + length]
+    def forward(self, ids: Tensor, start: int) -> Tensor:
+        """Return the vectors (..., T, D) of ids (..., T), of which the first has position `start`, counted from 0."""
+        end = start + ids.shape[-1]
+        if end > self.max_positions:
+            raise ValueError(f"a sequence of {end} tokens is longer than model.max_positions={self.max_positions}")
+        vectors = self.weight[start + FIRST_POSITION : end + FIRST_POSITION]
+        return torch.where((ids == PAD)[..., None], self.weight[PAD], vectors)
 
 
 class OutputLayer(nn.Linear):
@@ -68,6 +72,6 @@ class Embedding(nn.Module):
         """Map ids (..., T) to (..., T, D); the first of the T has position `start`, counted from 0."""
         x: Tensor = self.scale * self.tokens(ids)
         if self.positions is not None:
-            x = x + self.positions(start, ids.shape[-1])
+            x = x + self.positions(ids, start)
         y: Tensor = self.dropout(x)
         return y

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from dynconv_mt.errors import UserError
 
+MAX_BEAM = 10_000
+
 
 @dataclass
 class SearchConfig:
@@ -25,16 +27,30 @@ class SearchConfig:
     def __post_init__(self) -> None:
         """Raise UserError, naming the option, for values with which no search is possible."""
         rules = (
-            (self.beam >= 1, f"search.beam={self.beam}: must be at least 1"),
+            (1 <= self.beam <= MAX_BEAM, f"search.beam={self.beam}: must be at least 1 and at most {MAX_BEAM}"),
+            (
+                abs(self.length_penalty) <= 100,
+                f"search.length_penalty={self.length_penalty}: must be a number from -100 to 100",
+            ),
+            (
+                abs(self.unk_penalty) <= 1e4,
+                f"search.unk_penalty={self.unk_penalty}: must be a number from -10000 to 10000",
+            ),
             (self.min_length >= 0, f"search.min_length={self.min_length}: must be at least 0"),
-            (self.max_length_a >= 0, f"search.max_length_a={self.max_length_a}: must be at least 0"),
+            (
+                0 <= self.max_length_a <= 1e6,
+                f"search.max_length_a={self.max_length_a}: must be at least 0 and at most 1000000",
+            ),
             (
                 self.max_length_a + self.max_length_b >= 1,
                 f"search.max_length_b={self.max_length_b}: with search.max_length_a={self.max_length_a} the shortest "
                 "source leaves no room for a token; give at least 1",
             ),
             (self.no_repeat_ngram >= 0, f"search.no_repeat_ngram={self.no_repeat_ngram}: must be at least 0"),
-            (self.temperature > 0, f"search.temperature={self.temperature}: must be above 0"),
+            (
+                0.001 <= self.temperature <= 1000,
+                f"search.temperature={self.temperature}: must be at least 0.001 and at most 1000",
+            ),
             (
                 1 <= self.nbest <= self.beam,
                 f"search.nbest={self.nbest}: must be at least 1 and at most search.beam={self.beam}",

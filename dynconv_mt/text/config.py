@@ -9,6 +9,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.text.vocab import SPECIAL_PIECES
 
 BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
+MAX_VOCAB_SIZE = 10_000_000
 
 
 class Tokenization(StrEnum):
@@ -46,7 +47,7 @@ class BpeConfig:
 
     vocab_size: int = 8000  # pieces per vocabulary, the 4 special ones and the 256 of byte_fallback included
     joint: bool = True  # one vocabulary for both languages; false: one each, of vocab_size pieces each
-    character_coverage: float = 1.0  # share of the text's characters that get a piece of their own; above 0, up to 1
+    character_coverage: float = 1.0  # share of the text's characters that get a piece of their own; from 0.98 to 1
     byte_fallback: bool = True  # spell characters without a piece as UTF-8 bytes; false: they become <unk>
 
     def check(self) -> None:
@@ -57,10 +58,12 @@ class BpeConfig:
                 f"bpe.vocab_size={self.vocab_size}: must be at least {least} with "
                 f"bpe.byte_fallback={str(self.byte_fallback).lower()}, and one more for each character of the text"
             )
-        if not 0 < self.character_coverage <= 1:
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise UserError(f"bpe.vocab_size={self.vocab_size}: must be at most {MAX_VOCAB_SIZE:,}")
+        if not 0.98 <= self.character_coverage <= 1:  # as SentencePiece demands
             raise UserError(
-                f"bpe.character_coverage={self.character_coverage}: must be above 0 and at most 1 (0.9995 leaves out "
-                "the rarest characters)"
+                f"bpe.character_coverage={self.character_coverage}: must be at least 0.98 and at most 1 (0.9995 leaves "
+                "out the rarest characters)"
             )
 
 

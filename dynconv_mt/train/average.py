@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file
 from dynconv_mt.train.checkpoint import MANIFEST, STATE, checkpoint_folder, find_damage, list_checkpoints, write_folder
 from dynconv_mt.train.config import Final, FitConfig
-from dynconv_mt.train.state import TrainerState, best_updates
+from dynconv_mt.train.state import TrainerState, best_updates, stop_reason
 
 
 def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
@@ -70,13 +71,22 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState, must_be_al
         candidates = best_updates(state, config.validate.metric, len(state.validations))
         count = 1
     else:
-        candidates = state.saved[::-1]
+        diverged = {entry["update"] for entry in state.validations if not math.isfinite(entry["loss"])}
+        candidates = [update for update in state.saved[::-1] if update not in diverged]
         count = config.checkpoint.average if config.checkpoint.final is Final.average else 1
     folders = (checkpoint_folder(run, update) for update in candidates)
     sources = list(islice((folder for folder in folders if folder.exists() and find_damage(folder) is None), count))
     if not sources:
         option = f"checkpoint.final={config.checkpoint.final}"
-        raise UserError(f"{option}: no checkpoint in {run} can serve for it; choose checkpoint.final=last")
+        if not candidates and state.saved and state.validations:
+            raise UserError(
+                f"{option}: no validation of {run} had a finite result: training has diverged. Start again in another "
+                f"out_dir with a lower optim.lr={config.optim.lr:g} or a longer schedule.warmup_updates="
+                f"{config.schedule.warmup_updates}"
+            )
+        if not state.saved:
+            raise UserError(f"{option}: {run} ended before its first update; raise {stop_reason(state, config)}")
+        raise UserError(f"{option}: no sound checkpoint in {run} can serve for it")
     if must_be_all and len(sources) < (wanted := min(count, len(candidates))):
         raise UserError(
             f"checkpoint.average={count}: {len(sources)} of these {wanted} checkpoints are left in {run}; give "

@@ -9,6 +9,8 @@ from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import RuntimeConfig
 
+MAX_LR = 1000.0
+
 
 class ScheduleKind(StrEnum):
     """How the learning rate falls after the warm-up."""
@@ -106,8 +108,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
         _check_at_least("optim", self, 0, "weight_decay", "clip_norm")
-        for name in ("lr", "eps"):
-            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "must be above 0")
+        require(0 < self.lr <= MAX_LR, "optim.lr", self.lr, f"must be above 0 and at most {MAX_LR:g}")
+        require(self.eps > 0, "optim.eps", self.eps, "must be above 0")
+        rule = f"must be below 1 / optim.lr={self.lr:g}: an update multiplies the weights by 1 - lr · weight_decay"
+        require(self.lr * self.weight_decay < 1, "optim.weight_decay", self.weight_decay, rule)
         is_pair = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
         require(is_pair, "optim.betas", list(self.betas), "must be two numbers, at least 0 and below 1")
 

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynconv_mt.data.output import check_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import config_to_dict
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
@@ -39,10 +40,9 @@ FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_ev
 def check_run_folder(config: FitConfig) -> None:
     """Raise UserError when `out_dir` holds something else, or a run of other options that has checkpoints already."""
     run = Path(config.out_dir)
+    check_folder("out_dir", config.out_dir)
     if not run.exists():
         return
-    if not run.is_dir():
-        raise UserError(f"out_dir={config.out_dir}: is a file; name a folder")
     job = read_job(run)
     if job is None:
         if foreign := [name for name in FOREIGN if (run / name).exists()]:

@@ -77,9 +77,12 @@ def badness(validation: Validation, metric: Metric) -> float:
 
 
 def best_updates(state: TrainerState, metric: Metric, count: int) -> list[int]:
-    """Return the updates of the `count` best validations, best first; of equals the earlier is the better."""
-    ranked = sorted(state.validations, key=lambda entry: (badness(entry, metric), entry["update"]))
-    return [int(entry["update"]) for entry in ranked[:count]]
+    """Return the updates of the `count` best validations, best first; of equals the earlier is the better.
+
+    One whose result is not a finite number is never among them.
+    """
+    ranked = sorted((badness(entry, metric), int(entry["update"])) for entry in state.validations)
+    return [update for value, update in ranked[:count] if math.isfinite(value)]
 
 
 def best_validation(state: TrainerState, metric: Metric) -> Validation | None:
@@ -104,4 +107,4 @@ def stop_reason(state: TrainerState, config: FitConfig) -> str | None:
 
 def _validations_since_best(state: TrainerState, metric: Metric) -> int:
     best = best_updates(state, metric, 1)
-    return sum(entry["update"] > best[0] for entry in state.validations) if best else 0
+    return sum(entry["update"] > best[0] for entry in state.validations) if best else len(state.validations)

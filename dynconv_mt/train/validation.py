@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -42,7 +43,7 @@ def measure(
     """
     with step.average.applied() if step.average else nullcontext(), _evaluation(step.module):
         scores = validation_loss(step, loader, interrupt)
-        if scores is None or validate is None:
+        if scores is None or validate is None or not math.isfinite(scores["loss"]):  # nothing can be translated with
             return scores
         with _usable(step) as model:
             further = _further(validate, model, interrupt) if model is not None else None

@@ -196,3 +196,10 @@ def test_a_recipes_mixer_options_beside_a_model_without_them(tmp_path: Path) -> 
 def test_a_misspelt_section_is_recognised(typed: str, right: str) -> None:
     with pytest.raises(UserError, match=f"did you mean {right}"):
         train_job("model=dynamicconv_tiny", typed)
+
+
+@pytest.mark.parametrize("typed", ["optim.lr=inf", "train.ema_decay=nan", "optim.betas=[0.9,nan]"])
+def test_numbers_are_finite(typed: str) -> None:
+    name, _, value = typed.partition("=")
+    with pytest.raises(UserError, match=rf"^{name}=.*{value[-4:-1]}.*: must be a finite number"):
+        train_job("model=transformer_tiny", typed)

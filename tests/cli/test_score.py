@@ -65,6 +65,7 @@ def test_lines_go_to_standard_output_and_the_summary_elsewhere(
         (["tgt={tmp}/long"], "target line 1: has"),
         (["src=-", "tgt=-"], "only one of the two"),
         (["output={tmp}"], "is a folder"),
+        (["output={tmp}/./one"], "another option names this file"),
         (["batch.rows_multiple=8"], "batch.rows_multiple=8"),
         (["batch.max_tokens=auto"], "batch.max_tokens=auto"),
     ],

@@ -200,6 +200,13 @@ def test_absent_options_have_the_defaults_of_the_original() -> None:
     assert (config.norm, config.tying) == (Norm.post, Tying.none)
 
 
+def test_options_without_a_meaning_are_passed_over() -> None:
+    """fairseq does not look at the convolutions' options of a Transformer, and null is an absent option."""
+    original = Original(**TRANSFORMER)
+    ignored = {"encoder_conv_type": "dynamic", "decoder_conv_type": "lightweight", "activation_fn": None}
+    check_logits(original, original.options | ignored, original.weights)
+
+
 def test_what_only_matters_in_training_is_taken_over() -> None:
     options = {"dropout": 0.3, "attention_dropout": 0.2, "relu_dropout": 0.05, "input_dropout": 0.15}
     config, _ = convert_model({**(original := Original(**LIGHT)).options, **options}, original.weights)
@@ -292,6 +299,12 @@ def test_no_tensor_among_the_weights_is_a_bug(strange: str) -> None:
         if not name.endswith("version"):
             with pytest.raises(UserError, match=r"^(checkpoint: |model\.)"):
                 convert_model(original.options, original.weights | {name: make[strange](weight)})
+
+
+def test_what_is_no_tensor_among_the_weights_is_named() -> None:
+    original = Original()
+    with pytest.raises(UserError, match=r"decoder\.x is a list, and should be a tensor"):
+        convert_model(original.options, original.weights | {"decoder.x": [1.0]})  # type: ignore[arg-type]
 
 
 def test_self_attention_language_models_are_refused() -> None:

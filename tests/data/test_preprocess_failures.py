@@ -134,7 +134,7 @@ def test_what_a_killed_process_had_set_aside_returns(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(config: PreprocessConfig) -> None:
-    with pytest.raises(UserError, match=r"out_dir=\S+train\.en/data: cannot be written"):
+    with pytest.raises(UserError, match=r"out_dir=\S+train\.en/data: \S+train\.en is a file"):
         preprocess(replace(config, out_dir=f"{config.train}.en/data"))
 
 

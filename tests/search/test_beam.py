@@ -227,7 +227,13 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     [
         ({"beam": 0}, "search.beam=0: must be at least 1"),
         ({"nbest": 6}, r"search.nbest=6: .* at most search.beam=5"),
+        ({"beam": 100_000}, "search.beam=100000: .* at most 10000"),
         ({"temperature": 0.0}, "search.temperature=0"),
+        ({"temperature": 1e-300}, "search.temperature=1e-300"),
+        ({"length_penalty": float("nan")}, "search.length_penalty=nan"),
+        ({"length_penalty": -1e308}, "search.length_penalty=-1e"),
+        ({"unk_penalty": float("inf")}, "search.unk_penalty=inf"),
+        ({"max_length_a": float("inf")}, "search.max_length_a=inf"),
         ({"min_length": -1}, "search.min_length=-1"),
         ({"max_length_a": -1.0}, "search.max_length_a=-1"),
         ({"max_length_a": 0.5, "max_length_b": 0}, "search.max_length_b=0"),

@@ -64,7 +64,8 @@ def test_hashes_tell_pairs_apart(one: tuple[str, str], other: tuple[str, str]) -
         (CleanConfig(ratio=float("nan")), r"clean\.ratio=nan: must be at least 1"),
         (BpeConfig(vocab_size=260), r"bpe\.vocab_size=260: must be at least 261"),
         (BpeConfig(vocab_size=4, byte_fallback=False), r"bpe\.vocab_size=4: must be at least 5"),
-        (BpeConfig(character_coverage=0), r"bpe\.character_coverage=0: must be above 0"),
+        (BpeConfig(vocab_size=2**31), r"bpe\.vocab_size=2147483648: must be at most"),
+        (BpeConfig(character_coverage=0.95), r"bpe\.character_coverage=0\.95: must be at least 0\.98"),
         (TextConfig(tokenization=Tokenization.none, escape=True), r"text\.escape=true: has no effect"),
     ],
 )

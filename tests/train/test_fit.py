@@ -348,3 +348,21 @@ def test_two_processes_cannot_share_a_run(data: FitData, new_model: NewModel, ne
     job = new_job()
     with locked(Path(job.out_dir)), pytest.raises(UserError, match="another process"):
         fit(job, new_model(), data)
+
+
+@pytest.mark.parametrize("final", list(Final))
+def test_a_run_that_has_diverged_ends_with_an_error(
+    data: FitData, new_model: NewModel, new_job: NewJob, final: Final, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gradients are finite, and the weights that the only update makes of them are not."""
+    model, job = new_model(), new_job(checkpoint__final=final, train__max_updates=1, train__ema_decay=0.0)
+    with torch.no_grad():
+        next(model.parameters()).fill_(3e38)
+
+    def translate(model: object) -> dict[str, float]:
+        pytest.fail("there is nothing to translate with")
+
+    with pytest.raises(UserError, match=rf"checkpoint\.final={final}: no .*training has diverged\. .*lower optim\.lr="):
+        fit(job, model, data, translate)
+    assert "best loss so far" not in capsys.readouterr().err
+    assert not (Path(job.out_dir) / "model").exists()
