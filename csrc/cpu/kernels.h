@@ -79,7 +79,7 @@ void forward_run(const Problem& p, const Run& run, A* scratch) {
   clear_around(x, x.range.begin - (kRows - 2), x.range.end + kRows - 2);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
     const Range group = run.group(begin);
-    fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left);
+    fill<S>(x, run, p.x, group.end + p.kernel_size - p.padding_left);
     fill<S>(taps, p, run, group.end);
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Block block = x.blocks[b];
@@ -165,8 +165,8 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
   clear_around(grad_y, grad_y.range.begin - (kRows - 1), grad_y.range.end + kRows - 1);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
     const Range group = run.group(begin), real = {begin, most(least(group.end, run.length), begin)};
-    fill<S>(x, p, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
-    fill<S>(grad_y, p, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
+    fill<S>(x, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
+    fill<S>(grad_y, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
     fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
     for (int64_t head = 0; head < run.num_heads; ++head) clear(grads + head * sizes.grad - kLanes<A>, sizes.grad_size);
     for (int64_t b = 0; b < x.blocks.count; ++b) {

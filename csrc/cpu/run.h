@@ -161,7 +161,7 @@ void copy(A* target, const A* source, int64_t count) {
 
 // Fills the strip up to position `until`.
 template <typename S, typename A>
-void fill(Strip<A>& strip, const Problem& p, const Run& run, const Input& input, int64_t until) {
+void fill(Strip<A>& strip, const Run& run, const Input& input, int64_t until) {
   const int64_t begin = strip.filled, count = least(until, strip.range.end) - begin;
   if (count <= 0) return;
   const S* first = static_cast<const S*>(input.data) + run.sentence * input.sentence + begin * input.position;
