@@ -47,6 +47,12 @@ def _check_batch(batch: BatchConfig) -> None:
         raise UserError(f"batch.rows_multiple={batch.rows_multiple}: has an effect in training only")
 
 
+def _check_stdin(options: str, names: Sequence[str | None]) -> None:
+    """Raise UserError where more than one of the files to read is standard input."""
+    if names.count(STDIO) > 1:
+        raise UserError(f"{options}: only one file can be -, standard input")
+
+
 def _check_outputs(job: object, options: Sequence[str], inputs: Sequence[str | None]) -> None:
     """Raise UserError where a file would be written over another one of the job's, however its name is spelt."""
     taken = {Path(name).resolve() for name in inputs if name not in (None, STDIO)}
@@ -122,12 +128,12 @@ class GenerateJob(RuntimeConfig):
             raise UserError(f"scores_json={self.scores_json}: there is nothing to score without reference=")
         if self.search.nbest > 1 and self.details is None:
             raise UserError(f"search.nbest={self.search.nbest}: only details=FILE holds more than the best translation")
-        if [self.input, *as_list(self.reference)].count(STDIO) > 1:
-            raise UserError("input=, reference=: only one file can be -, standard input")
         if self.details == STDIO:
             raise UserError("details=-: name a file; standard output is for the translations")
         _check_batch(self.batch)
-        _check_outputs(self, ("output", "details", "scores_json"), [self.input, *as_list(self.reference)])
+        inputs = [self.input, *as_list(self.reference)]
+        _check_stdin("input=, reference=", inputs)
+        _check_outputs(self, ("output", "details", "scores_json"), inputs)
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
@@ -267,8 +273,7 @@ class EvaluateJob(ReportConfig, _EvaluationFiles):
         for option, given in (("hypotheses", files), ("reference", as_list(self.reference))):
             if not given:
                 raise UserError(f"{option}=[]: give at least one file")
-        if self.inputs.count(STDIO) > 1:
-            raise UserError("hypotheses=, reference=, source=, train=: only one file can be -, standard input")
+        _check_stdin("hypotheses=, reference=, source=, train=", self.inputs)
         if len(set(files)) < len(files):
             raise UserError(f"hypotheses=[{','.join(files)}]: names a file twice")
         if names and (len(names) != len(files) or len(set(names)) < len(names)):
