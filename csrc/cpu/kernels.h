@@ -74,7 +74,7 @@ template <int K, typename S, typename A>
 void forward_run(const Problem& p, const Run& run, A* scratch) {
   const Scratch<A> sizes(p);
   Strip<A> x(p, run, sizes, scratch, run.inputs(p));
-  TapRows<A> taps(sizes, scratch + sizes.packed, p, {run.begin, run.end});
+  TapRows<A> taps(sizes, scratch + sizes.packed, p, {run.begin, run.end}, false);
   start(taps, p, run);
   clear_around(x, x.range.begin - (kRows - 2), x.range.end + kRows - 2);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
@@ -138,11 +138,12 @@ void finish_grads(const Problem& p, const Run& run, int64_t head, Range group, c
   for (A* row = grads; row < grads + count * pitch; row += pitch) {
     store(row + last, keep_first(load(row + last), p.kernel_size - last, A(0)));
   }
-  if (p.drop.is_on) drop_rows(p, run.sentence, run.first_head + head, group.begin, count, grads, pitch);
-  if (!p.weight) {
-    if (p.softmax) softmax_rows_backward(grads, taps.plain + taps.offset(head, group.begin), count, pitch);
-    return;
+  if (p.softmax && !p.weight) {
+    const int64_t offset = taps.offset(head, group.begin);
+    return softmax_rows_backward(grads, taps.rows + offset, taps.plain + offset, count, pitch);
   }
+  if (p.drop.is_on) drop_rows(p, run.sentence, run.first_head + head, group.begin, count, grads, grads, pitch);
+  if (!p.weight) return;
   A* share = static_cast<A*>(p.partial) + (run.first_task + head) * p.kernel_size;
   if (group.begin == run.begin) {
     for (int64_t k = 0; k < p.kernel_size; ++k) share[k] = A(0);
@@ -157,7 +158,7 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
   constexpr int Q = K > 0 && K < 4 ? 4 : kColumns<A>;
   const Scratch<A> sizes(p);
   Strip<A> x(p, run, sizes, scratch, run.inputs(p)), grad_y(p, run, sizes, scratch + sizes.packed, run.outputs(p));
-  TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run.outputs(p));
+  TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run.outputs(p), true);
   A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + kLanes<A>;
   start(taps, p, run);
   const int64_t last_columns = (p.kernel_size + Q) / Q * Q;  // K + 1 columns, Q at a time
@@ -187,8 +188,20 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
 template <typename A>
 using Work = void (*)(const Problem&, const Run&, A*);
 
-template <typename A>
-void run_tasks(const Problem& p, Work<A> work, int64_t begin, int64_t end, void* scratch) {
+template <bool IsBackward, typename S, typename A>
+Work<A> work_for(int64_t kernel_size) {
+  switch (kernel_size) {
+    case 3: return IsBackward ? backward_run<3, S, A> : forward_run<3, S, A>;
+    case 7: return IsBackward ? backward_run<7, S, A> : forward_run<7, S, A>;
+    case 15: return IsBackward ? backward_run<15, S, A> : forward_run<15, S, A>;
+    case 31: return IsBackward ? backward_run<31, S, A> : forward_run<31, S, A>;
+    default: return IsBackward ? backward_run<0, S, A> : forward_run<0, S, A>;
+  }
+}
+
+template <bool IsBackward, typename S, typename A>
+void run_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
+  const Work<A> work = work_for<IsBackward, S, A>(p.kernel_size);
   while (begin < end) {
     const Run run(p, begin, p.num_positions > kShort ? end : begin + 1);
     work(p, run, static_cast<A*>(scratch));
@@ -196,27 +209,18 @@ void run_tasks(const Problem& p, Work<A> work, int64_t begin, int64_t end, void*
   }
 }
 
-template <typename S, typename A>
-void forward_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.kernel_size) {
-    case 3: return run_tasks<A>(p, forward_run<3, S, A>, begin, end, scratch);
-    case 7: return run_tasks<A>(p, forward_run<7, S, A>, begin, end, scratch);
-    case 15: return run_tasks<A>(p, forward_run<15, S, A>, begin, end, scratch);
-    case 31: return run_tasks<A>(p, forward_run<31, S, A>, begin, end, scratch);
-    default: return run_tasks<A>(p, forward_run<0, S, A>, begin, end, scratch);
+template <bool IsBackward>
+void run_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
+  switch (p.storage) {
+    case Storage::kFloat32: return run_tasks<IsBackward, float, float>(p, begin, end, scratch);
+    case Storage::kFloat64: return run_tasks<IsBackward, double, double>(p, begin, end, scratch);
+    case Storage::kBFloat16: return run_tasks<IsBackward, BFloat16, float>(p, begin, end, scratch);
+    case Storage::kFloat16: return run_tasks<IsBackward, Float16, float>(p, begin, end, scratch);
   }
 }
 
-template <typename S, typename A>
-void backward_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.kernel_size) {
-    case 3: return run_tasks<A>(p, backward_run<3, S, A>, begin, end, scratch);
-    case 7: return run_tasks<A>(p, backward_run<7, S, A>, begin, end, scratch);
-    case 15: return run_tasks<A>(p, backward_run<15, S, A>, begin, end, scratch);
-    case 31: return run_tasks<A>(p, backward_run<31, S, A>, begin, end, scratch);
-    default: return run_tasks<A>(p, backward_run<0, S, A>, begin, end, scratch);
-  }
-}
+void forward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<false>(p, begin, end, scratch); }
+void backward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<true>(p, begin, end, scratch); }
 
 // Sums the tasks' shares in double precision, always in the same order, then takes the gradient of the softmax.
 template <typename A>
@@ -242,24 +246,6 @@ void finish_weight_of(const Problem& p) {
     for (int64_t k = 0; k < p.kernel_size; ++k) {
       grad[k] = static_cast<A>(__builtin_exp(weight[k] - top) / total * (grad[k] - mean / total));
     }
-  }
-}
-
-void forward(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.storage) {
-    case Storage::kFloat32: return forward_tasks<float, float>(p, begin, end, scratch);
-    case Storage::kFloat64: return forward_tasks<double, double>(p, begin, end, scratch);
-    case Storage::kBFloat16: return forward_tasks<BFloat16, float>(p, begin, end, scratch);
-    case Storage::kFloat16: return forward_tasks<Float16, float>(p, begin, end, scratch);
-  }
-}
-
-void backward(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  switch (p.storage) {
-    case Storage::kFloat32: return backward_tasks<float, float>(p, begin, end, scratch);
-    case Storage::kFloat64: return backward_tasks<double, double>(p, begin, end, scratch);
-    case Storage::kBFloat16: return backward_tasks<BFloat16, float>(p, begin, end, scratch);
-    case Storage::kFloat16: return backward_tasks<Float16, float>(p, begin, end, scratch);
   }
 }
 

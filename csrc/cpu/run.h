@@ -197,15 +197,15 @@ void clear_around(const Strip<A>& strip, int64_t begin, int64_t end) {
 template <typename A>
 struct TapRows {
   A* rows;
-  A* plain;  // the same before DropConnect
+  A* plain;  // the same before DropConnect, for a backward; a forward overwrites them
   Range range;
   int64_t filled;
   int64_t pitch;
   int64_t head;  // numbers from head to head
 
-  TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, Range range)
-      : rows(scratch + kRows * sizes.tap_pitch), plain(p.drop.is_on ? rows + sizes.taps : rows), range(range),
-        filled(range.begin), pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
+  TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, Range range, bool is_backward)
+      : rows(scratch + kRows * sizes.tap_pitch), plain(is_backward && p.drop.is_on ? rows + sizes.taps : rows),
+        range(range), filled(range.begin), pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
 
   int64_t offset(int64_t head_number, int64_t position) const {
     return head_number * head + (position - range.begin) * pitch;
@@ -239,9 +239,9 @@ void fill(TapRows<A>& taps, const Problem& p, const Run& run, int64_t until) {
       light_row(p, head, taps.plain + offset, taps.pitch);
       for (int64_t i = 1; i < count; ++i) copy(taps.plain + offset + i * taps.pitch, taps.plain + offset, taps.pitch);
     }
-    if (!p.drop.is_on) continue;
-    copy(taps.rows + offset, taps.plain + offset, count * taps.pitch);
-    drop_rows(p, run.sentence, head, first, count, taps.rows + offset, taps.pitch);
+    if (p.drop.is_on) {
+      drop_rows(p, run.sentence, head, first, count, taps.plain + offset, taps.rows + offset, taps.pitch);
+    }
   }
   taps.filled += count;
 }

@@ -57,24 +57,30 @@ void softmax_rows(A* rows, int64_t count, int64_t pitch) {
   }
 }
 
-// Gradients by the taps become gradients by the logits: taps · (gradient - Σ taps · gradient).
+// Gradients by the final taps become gradients by the logits: final · gradient - plain · Σ final · gradient, where
+// `plain` are the taps before DropConnect, whose factors final = factor · plain holds already.
 template <typename A>
-void softmax_rows_backward(A* grads, const A* taps, int64_t num_rows, int64_t pitch) {
+void softmax_rows_backward(A* grads, const A* final, const A* plain, int64_t num_rows, int64_t pitch) {
   Vec<A> folded[kLanes<A>] = {};
   for (int64_t begin = 0; begin < num_rows; begin += kLanes<A>) {
     const int64_t group = least(num_rows - begin, kLanes<A>), size = group * pitch;
     for (int64_t r = 0; r < group; ++r) {
       folded[r] = Vec<A>{};
-      for (int64_t i = r * pitch; i < (r + 1) * pitch; i += kLanes<A>) folded[r] += load(taps + i) * load(grads + i);
+      for (int64_t i = r * pitch; i < (r + 1) * pitch; i += kLanes<A>) {
+        const Vec<A> product = load(final + i) * load(grads + i);
+        folded[r] += product;
+        store(grads + i, product);
+      }
     }
-    const Vec<A> means = fold_lanes(folded, Sum{});
+    const Vec<A> totals = fold_lanes(folded, Sum{});
     for (int64_t r = 0; r < group; ++r) {
       for (int64_t i = r * pitch; i < (r + 1) * pitch; i += kLanes<A>) {
-        store(grads + i, load(taps + i) * (load(grads + i) - means[r]));
+        store(grads + i, load(grads + i) - load(plain + i) * totals[r]);
       }
     }
     grads += size;
-    taps += size;
+    final += size;
+    plain += size;
   }
 }
 
@@ -89,33 +95,35 @@ inline Word mix(Word v) {
 
 constexpr uint32_t kGolden = 0x9E3779B9u;
 
-inline void drop_row(const DropConnect& drop, float* row, int64_t pitch, uint32_t state) {
+// Multiplies a row by DropConnect's factors; the product may take its place.
+inline void drop_row(const DropConnect& drop, const float* row, float* product, int64_t pitch, uint32_t state) {
   FloatBits step;
   for (int64_t i = 0; i < kLanes<float>; ++i) step[i] = static_cast<uint32_t>(i) * kGolden;
   const float scale = static_cast<float>(drop.scale);
   for (int64_t i = 0; i < pitch; i += kLanes<float>) {
     const FloatBits bits = mix(step + (state + static_cast<uint32_t>(i) * kGolden));
     const FloatBits is_kept = (FloatBits)(bits >= drop.threshold);
-    store(row + i, bit_cast<Vec<float>>(bit_cast<FloatBits>(load(row + i) * scale) & is_kept));
+    store(product + i, bit_cast<Vec<float>>(bit_cast<FloatBits>(load(row + i) * scale) & is_kept));
   }
 }
 
-inline void drop_row(const DropConnect& drop, double* row, int64_t pitch, uint32_t state) {
+inline void drop_row(const DropConnect& drop, const double* row, double* product, int64_t pitch, uint32_t state) {
   for (int64_t i = 0; i < pitch; ++i) {
     const bool is_kept = mix(state + static_cast<uint32_t>(i) * kGolden) >= drop.threshold;
-    row[i] = is_kept ? row[i] * drop.scale : 0.0;
+    product[i] = is_kept ? row[i] * drop.scale : 0.0;
   }
 }
 
-// Multiplies the rows of positions first … first + count - 1 by DropConnect's factors.
+// The same for the rows of positions first … first + count - 1.
 template <typename A>
-void drop_rows(const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, A* rows, int64_t pitch) {
+void drop_rows(const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, const A* rows,
+               A* products, int64_t pitch) {
   const uint32_t low = static_cast<uint32_t>(p.drop.seed), high = static_cast<uint32_t>(p.drop.seed >> 32);
   const uint32_t seeded = mix(mix(kGolden ^ low) ^ high);
   for (int64_t i = 0; i < count; ++i) {
     const uint64_t number = (sentence * p.num_positions + first + i) * p.num_heads + head;
     const uint32_t state = mix(mix(seeded ^ static_cast<uint32_t>(number >> 32)) ^ static_cast<uint32_t>(number));
-    drop_row(p.drop, rows + i * pitch, pitch, state);
+    drop_row(p.drop, rows + i * pitch, products + i * pitch, pitch, state);
   }
 }
 
