@@ -22,7 +22,7 @@ from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.vocab import EOS, UNK
 from dynconv_mt.train.checkpoint import list_checkpoints
-from dynconv_mt.train.config import FitConfig
+from dynconv_mt.train.config import FitConfig, TrainConfig
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.loss import batch_loss
 from dynconv_mt.train.memory import is_out_of_memory, release
@@ -58,7 +58,7 @@ def settle_budget(config: FitConfig, model: nn.Module, store: TokenStore, comput
     if not config.batch.is_auto:
         return config
     ranks.barrier()  # every model is where it belongs
-    trial = Trial(model, compute, config.train.label_smoothing)
+    trial = Trial(model, compute, config.train)
     state = state_bytes(model, config)
     room = trial.meter.room(ranks.local_world_size) - state
     ranks.barrier()  # nobody has begun
@@ -102,8 +102,8 @@ def worst_shapes(store: TokenStore) -> list[tuple[int, int]]:
 class Trial:
     """Forward and backward passes of batches that are as bad as any."""
 
-    def __init__(self, model: nn.Module, compute: Compute, label_smoothing: float) -> None:
-        self.model, self.compute, self.label_smoothing = model, compute, label_smoothing
+    def __init__(self, model: nn.Module, compute: Compute, options: TrainConfig) -> None:
+        self.model, self.compute, self.options = model, compute, options
         self.is_gpu = compute.device.type == "cuda"
         self.meter: Meter = DeviceMeter(compute.device) if self.is_gpu else HostMeter()
 
@@ -132,7 +132,8 @@ class Trial:
         return fits
 
     def _run(self, batch: Batch) -> None:
-        batch_loss(self.model, batch, self.compute, self.label_smoothing).loss.backward()
+        options = self.options
+        batch_loss(self.model, batch, self.compute, options.label_smoothing, options.r_drop).loss.backward()
 
 
 def find_budget(trial: Trial, shape: tuple[int, int], room: int, beside: int) -> int:

@@ -64,6 +64,7 @@ class TrainConfig:
     update_freq: int = 1  # micro-batches per update on each rank
     batches_per_update: int = 0  # micro-batches per update over all ranks; 0: update_freq on each. Sets update_freq
     label_smoothing: float = 0.1  # probability spread evenly over all types of the vocabulary
+    r_drop: float = 0.0  # weight of R-Drop's divergence between two passes under different dropout; 0: one pass
     ema_decay: float = 0.0  # exponential moving average of the weights, per update; 0: none
     parallel: Parallel = Parallel.ddp  # how several ranks share a model; of one rank it says nothing
     max_skipped: int = 20  # updates in a row whose gradient is not finite before training gives up
@@ -73,7 +74,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
         self.parallel = Parallel(self.parallel)
-        _check_at_least("train", self, 0, "max_updates", "max_epochs", "max_minutes", "batches_per_update")
+        _check_at_least("train", self, 0, "max_updates", "max_epochs", "max_minutes", "batches_per_update", "r_drop")
         _check_at_least("train", self, 1, "update_freq", "max_skipped", "log_every")
         for name in ("label_smoothing", "ema_decay"):
             value = getattr(self, name)

@@ -130,7 +130,8 @@ class UpdateStep:
         is_shared = self.ranks.world_size > 1
         self._is_exchanging = is_shared and is_sharded(self.model)
         with accumulate(self.model, is_last):
-            sums = batch_loss(self.model, part.batch, self.compute, self.config.train.label_smoothing)
+            options = self.config.train
+            sums = batch_loss(self.model, part.batch, self.compute, options.label_smoothing, options.r_drop)
             self._is_exchanging |= is_shared and is_last
             self.scaler.scale(sums.loss * attempt.weight).backward()
         self._is_exchanging = False

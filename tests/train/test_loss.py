@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dynconv_mt.train.loss import label_smoothed_loss
+from dynconv_mt.train.loss import divergence, label_smoothed_loss
 
 TARGET = torch.tensor([[4, 2, 1], [5, 6, 2]])
 
@@ -44,3 +44,28 @@ def test_padding_has_no_gradient_and_all_padding_costs_nothing() -> None:
     sums.loss.backward()
     assert sums.loss.item() == sums.nll.item() == 0.0
     assert not logits.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_divergence_equals_torch(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    start = [(3 * torch.randn(2, 3, 7)).to(dtype) for _ in range(2)]
+    ours, theirs = ([logits.clone().requires_grad_() for logits in start] for _ in range(2))
+    total = divergence(ours[0], ours[1], TARGET)
+    precision = torch.float32 if dtype is torch.bfloat16 else dtype
+    p, q = (F.log_softmax(logits, -1, dtype=precision) for logits in theirs)
+    kl = partial(F.kl_div, reduction="none", log_target=True)
+    expected = (kl(q, p) + kl(p, q)).sum(-1)[TARGET != 1].sum()
+    torch.testing.assert_close(total, expected.double(), rtol=1e-5, atol=1e-6)
+    (3 * total).backward()
+    (3 * expected).backward()
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, reference.grad)
+
+
+def test_divergence_of_padding_is_nothing() -> None:
+    one, other = (torch.randn(1, 2, 7, requires_grad=True) for _ in range(2))
+    total = divergence(one, other, torch.tensor([[1, 1]]))
+    total.backward()
+    assert total.item() == 0.0
+    assert not one.grad.any() and not other.grad.any()  # type: ignore[union-attr]

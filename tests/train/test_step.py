@@ -49,6 +49,26 @@ def test_four_micro_batches_equal_one(
     assert models[0][1].tokens == models[1][1].tokens == sum(update.num_target_tokens for update in split)
 
 
+def test_r_drop_compares_two_dropouts(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    """Without dropout both passes agree, and R-Drop changes nothing; with it the loss grows by what they differ."""
+    update = updates(data, 60, 1)[0]
+    losses, models = {}, {}
+    for dropout in (0.0, 0.3):
+        for weight in (0.0, 1.0, 2.0):
+            step = make_step(new_model(dropout=dropout), new_job(train__r_drop=weight, optim__eps=EPS))
+            step(0, update)
+            sums = step.drain()
+            assert sums.tokens == update.num_target_tokens
+            losses[dropout, weight], models[dropout, weight] = sums.loss, step.module.state_dict()
+    assert losses[0.0, 0.0] == pytest.approx(losses[0.0, 1.0], rel=1e-6)
+    torch.testing.assert_close(models[0.0, 0.0], models[0.0, 1.0], rtol=1e-4, atol=1e-6)
+    first, second = (losses[0.3, weight] for weight in (1.0, 2.0))
+    assert second > first + 0.01 * first
+    assert not torch.equal(*(next(iter(models[0.3, weight].values())) for weight in (1.0, 2.0)))
+
+
 def test_dropout_depends_on_seed_and_update_only(
     data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
 ) -> None:
