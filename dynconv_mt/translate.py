@@ -147,9 +147,10 @@ class Translator:
         cut = [(number, length) for number, length in enumerate(lengths, start=1) if length > self.max_pieces]
         if cut:
             number, length = cut[0]
+            line = f"line {number}" if len(lengths) > 1 else "the line"
             others = f" and {len(cut) - 1} more lines" if len(cut) > 1 else ""
             logger.warning(
-                f"line {number} ({length} pieces){others}: the model reads at most {self.max_pieces} pieces; only the "
+                f"{line} ({length} pieces){others}: the model reads at most {self.max_pieces} pieces; only the "
                 "beginning was translated. Split long lines into sentences."
             )
 

@@ -110,6 +110,9 @@ def test_a_line_that_is_too_long_is_cut_and_named(caplog: pytest.LogCaptureFixtu
     assert "line 2 (" in caplog.text
     assert "and 1 more lines: the model reads at most 5 pieces" in caplog.text
     assert translations[1].source == LINES[2]
+    with caplog.at_level(logging.WARNING):
+        translator.translate([LINES[2]])  # as dc-interactive does, line by line
+    assert "the line (" in caplog.messages[-1]
 
 
 def test_lines_that_are_not_lines_are_refused() -> None:

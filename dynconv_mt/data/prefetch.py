@@ -64,8 +64,8 @@ class Prefetcher(Iterator[T]):
     def __init__(self, source: Iterator[T], depth: int) -> None:
         self._channel: _Channel[T] = _Channel(depth)
         self._thread = threading.Thread(target=_produce, args=(source, self._channel), name="prefetch", daemon=True)
-        self._finalizer = weakref.finalize(self, _stop, self._channel, self._thread)
         self._thread.start()
+        self._finalizer = weakref.finalize(self, _stop, self._channel, self._thread)
 
     def __next__(self) -> T:
         return self._channel.get()

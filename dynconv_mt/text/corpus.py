@@ -122,7 +122,7 @@ def write_file(path: Path, data: bytes | str) -> None:
     """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
 
     A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
-    must not be replaced: it is written into.
+    must not be replaced: it is written into. Raises UserError in a folder in which nothing can be made, such as /proc.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
     if path.exists() and not path.is_file():
@@ -133,5 +133,7 @@ def write_file(path: Path, data: bytes | str) -> None:
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: cannot be made; choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)

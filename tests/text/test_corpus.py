@@ -81,6 +81,11 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path: Path) -> None:
         list(read_lines(path))
 
 
+def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone/a: cannot be made"):
+        write_file(tmp_path / "gone" / "a", "text")
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_file(tmp_path / "a", "ä")
     assert (tmp_path / "a").read_bytes() == "ä".encode()
