@@ -53,7 +53,7 @@ def resolve_compute(
     if not 0 <= config.threads <= MAX_THREADS:
         raise UserError(f"threads={config.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")
     torch.set_num_threads(config.threads or max(1, _num_cores() // local_world_size))
-    device = _device(config.device, local_rank)
+    device = _device(config.device, local_rank, local_world_size)
     return Compute(device, _precision(Precision(config.precision), device, width))
 
 
@@ -77,16 +77,19 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,9})?", name):
         raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:<number>")
     device = torch.device(name)
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} GPUs; give device=cpu or auto")
+        index, needed = (local_rank, local_world_size) if device.index is None else (device.index, device.index + 1)
+        if needed > torch.cuda.device_count():  # on every rank, so that all say so
+            ranks = f" and {local_world_size} ranks want one each" if local_world_size > 1 else ""
+            raise UserError(
+                f"device={name}: torch sees {torch.cuda.device_count()} GPUs{ranks}; give device=cpu or auto"
+            )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device

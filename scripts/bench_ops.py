@@ -18,6 +18,7 @@ import datetime
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -56,6 +57,7 @@ from scripts.bench_peers import (  # noqa: E402
 )
 
 Pair = tuple[float, float]  # milliseconds of forward, of forward and backward
+GPU_PAUSE = 2_000_000  # cycles, about a millisecond: for that long a GPU waits, and the CPU asks for what is measured
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -83,12 +85,13 @@ def growing(device: str) -> Iterator[Case]:
 
 
 def milliseconds(run: Run, device: str) -> float:
-    """Return how long a call takes, on a GPU as its own clock tells."""
+    """Return how long a call takes; on a GPU as its own clock tells, which waits until all is asked for."""
     if device == "cpu":
         start = time.perf_counter()
         run()
         return 1e3 * (time.perf_counter() - start)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(GPU_PAUSE)
     begin.record()
     run()
     end.record()
@@ -105,9 +108,9 @@ def shortest(runs: dict[str, Run], seconds: float, device: str) -> dict[str, flo
     left = dict.fromkeys(runs, 1e3 * seconds / len(runs))
     while running := [name for name in runs if left[name] > 0]:
         for name in running:
-            elapsed = milliseconds(runs[name], device)
-            best[name] = min(best[name], elapsed)
-            left[name] -= elapsed
+            start = time.perf_counter()
+            best[name] = min(best[name], milliseconds(runs[name], device))
+            left[name] -= 1e3 * (time.perf_counter() - start)
     return best
 
 
@@ -278,6 +281,8 @@ def machine(device: str) -> str:
 def commit() -> str:
     """Return the commit that is checked out, and whether files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    if shutil.which("git") is None:
+        return "unknown"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
@@ -300,15 +305,18 @@ def describe(device: str) -> list[str]:
 
 
 class Report:
-    """Markdown that is printed as it grows."""
+    """Markdown that is printed, and written to a file if there is one, as it grows: a run may be cut short."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Path | None) -> None:
         self.lines: list[str] = []
+        self.out = out
 
     def add(self, *lines: str) -> None:
-        """Add lines and print them."""
+        """Add lines."""
         self.lines += lines
         print("\n".join(lines), flush=True)
+        if self.out:
+            self.out.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
 
     def table(self, title: str, header: list[str], rows: Iterator[list[str]]) -> None:
         """Add a table as its rows come."""
@@ -339,7 +347,9 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     keep_freed_memory()  # as in training; else most of a short call is the kernel clearing new pages
-    report = Report()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", machine(device)).strip("-")
+    default = None if options.only else ROOT / f"docs/benchmarks/{datetime.date.today()}_ops_{name}.md"
+    report = Report(options.out or default)
     report.add(*describe(device))
     chosen = [case for case in cases(device) if options.only in str(case)]
     report.table("Shapes of the models", SHAPES, (row for case in chosen for row in shape_rows(case, options)))
@@ -348,10 +358,6 @@ def main() -> int:
         report.table("Growing length, the same number of positions", GROWTH, growth)
         report.table("Decoding", STEPS, step_rows(device, options))
         report.table("Training", TRAINING, training_rows(device, options))
-    name = re.sub(r"[^A-Za-z0-9]+", "-", machine(device)).strip("-")
-    out = options.out or (None if options.only else ROOT / f"docs/benchmarks/{datetime.date.today()}_ops_{name}.md")
-    if out:
-        out.write_text("\n".join([*report.lines, ""]), encoding="utf-8")
     return 0
 
 

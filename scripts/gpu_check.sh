@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Everything there is to do on a machine with a GPU, in one command: compile the kernels for it, run tests/gpu, measure
 # the operators, and train on the embedded corpus in bf16. Needs torch 2.10 or newer with CUDA, nvcc and a C++ compiler.
-#   scripts/gpu_check.sh [compile | tests | memory | bench | train ...]        (default: all of them)
+#   scripts/gpu_check.sh [compile | tests | bench | train | memory | compare ...]        (default: all of them)
+# Where a command may take ten minutes only, name the steps one or two at a time; `compile` comes first, once.
+# `compare` measures the reference under torch.compile as well, `memory` looks for wrong accesses: both take long.
 # Environment: OUT (default gpu_out) gets a log of each step and summary.txt. PYTHON (default python3) is the one that
 # has torch. WHEELS (default wheels) may hold what else the package needs, for machines that reach no package index:
 #   pip wheel --wheel-dir wheels hydra-core omegaconf sacremoses
@@ -13,7 +15,7 @@ out=$(realpath "$OUT")
 summary=$out/summary.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-wanted=" install ${*:-compile tests memory bench train} "
+wanted=" install ${*:-compile tests bench train memory compare} "
 failed=0
 
 # step NAME COMMAND...: run it if it is wanted, keep what it says in NAME.log, and tell how it ended
@@ -38,10 +40,8 @@ install() {
     "$work/venv/bin/python" -m pip install --no-build-isolation --no-deps --no-index --editable .
 }
 
-compile() {
-    local arch
-    arch=$(python -c 'import torch; print("{}{}".format(*torch.cuda.get_device_capability()))') || return
-    python -m dynconv_mt.ops.build --cuda "$arch" || return
+# fails where the reference would run in place of the kernels: tests would be skipped
+compiled() {
     python - <<'END'
 import torch
 
@@ -52,11 +52,24 @@ assert backend("cuda") == "compiled"
 END
 }
 
-# who reads and writes where, on two sizes, since it takes a hundred times as long
+compile() {
+    local arch
+    arch=$(python -c 'import torch; print("{}{}".format(*torch.cuda.get_device_capability()))') || return
+    python -m dynconv_mt.ops.build --cuda "$arch" && compiled
+}
+
+run_tests() {
+    compiled && python -m pytest tests/gpu
+}
+
+# who reads and writes where, on a size for each kind of kernel, since it takes a hundred times as long; every tensor
+# is a block of memory of its own, so that reading beyond one is seen
 check_memory() {
-    local tool tests=(tests/gpu/test_kernels.py::test_agree"[100-"{7-torch.bfloat16,31-torch.float32}"]")
+    local tool tests=(tests/gpu/test_kernels.py::test_agree"[100-"{7-torch.bfloat16,31-torch.bfloat16,31-torch.float32}"]")
+    compiled || return
     for tool in memcheck racecheck; do
-        compute-sanitizer --tool "$tool" --error-exitcode 1 python -m pytest "${tests[@]}" || return
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 \
+            python -m pytest "${tests[@]}" || return
     done
 }
 
@@ -67,9 +80,10 @@ train() {
 step install install
 export PATH="$work/venv/bin:$PATH"
 step compile compile
-step tests python -m pytest tests/gpu
-if command -v compute-sanitizer >/dev/null; then step memory check_memory; fi
-step bench python scripts/bench_ops.py --device cuda --compile --out "$out/bench.md"
+step tests run_tests
+step bench python scripts/bench_ops.py --device cuda --seconds 0.5 --out "$out/bench.md"
 step train train
+if command -v compute-sanitizer >/dev/null; then step memory check_memory; fi
+step compare python scripts/bench_ops.py --device cuda --seconds 0.5 --compile --only bfloat16 --out "$out/compare.md"
 grep -hs 'BLEU' "$out/train.log" | tail -n 3 | tee -a "$summary"
 exit "$failed"

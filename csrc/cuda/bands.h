@@ -92,9 +92,11 @@ struct MmaBand {
 
   DYNCONV_HOST_DEVICE static int pitch(int kernel_size) { return reach(kernel_size) + kVector<S>; }
 
-  DYNCONV_HOST_DEVICE static int bytes(int kernel_size) {
-    return 2 * kGroup * pitch(kernel_size) * static_cast<int>(sizeof(S));
+  // A matrix of 16 by all inputs; from one band to the next 32 bytes are left out, so that they share no banks.
+  DYNCONV_HOST_DEVICE static int matrix_bytes(int kernel_size) {
+    return kGroup * pitch(kernel_size) * static_cast<int>(sizeof(S));
   }
+  DYNCONV_HOST_DEVICE static int bytes(int kernel_size) { return 2 * matrix_bytes(kernel_size) + 32; }
 
   DYNCONV_DEVICE static void put(char* band, int kernel_size, int position, int input, float tap) {
     S* const at = reinterpret_cast<S*>(band) + position * pitch(kernel_size) + input;
@@ -128,7 +130,7 @@ struct MmaBand {
     Sums sums[2];
     for (int at = 0; at < reach(plan.kernel_size); at += kSide) {
       const char* const taps = band + at * static_cast<int>(sizeof(S));
-      const Left<S> high(taps, band_pitch), low(taps + bytes(plan.kernel_size) / 2, band_pitch);
+      const Left<S> high(taps, band_pitch), low(taps + matrix_bytes(plan.kernel_size), band_pitch);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         if (n > 0 && !is_second) break;

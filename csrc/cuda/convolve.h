@@ -127,14 +127,30 @@ struct Convolve {
   template <typename Read>
   DYNCONV_DEVICE void fill_row(const Block& block, int row, int head, const Mask<float>& mask,
                                const Read& logit) const {
-    const Normaliser<float> tap(p.softmax, plan.kernel_size, logit);
-    for (int k = 0; k < plan.kernel_size; ++k) {
-      // tap k of input `row` enters the sum of position row + k - (K - 1)
-      const int position = kIsTransposed && !plan.is_same ? row + k - (plan.kernel_size - 1) : row;
-      if (position < 0 || position >= plan.positions) continue;
-      const int r = position % Band::kGroup, input = r + (kIsTransposed ? plan.kernel_size - 1 - k : k);
-      Band::put(band(block, head, position / Band::kGroup), plan.kernel_size, r, input, tap(logit(k)) * mask(k));
+    switch (plan.kernel_size) {
+      case 15: return fill_known_row<15>(block, row, head, mask, logit);
+      case 31: return fill_known_row<31>(block, row, head, mask, logit);
+      default: break;
     }
+    const Normaliser<float> tap(p.softmax, plan.kernel_size, logit);
+    for (int k = 0; k < plan.kernel_size; ++k) put(block, row, head, k, tap(logit(k)) * mask(k));
+  }
+
+  template <int K, typename Read>
+  DYNCONV_DEVICE void fill_known_row(const Block& block, int row, int head, const Mask<float>& mask,
+                                     const Read& logit) const {
+    float taps[K];
+    make_taps(p.softmax, logit, taps);
+#pragma unroll
+    for (int k = 0; k < K; ++k) put(block, row, head, k, taps[k] * mask(k));
+  }
+
+  // Tap k of input `row` enters the sum of position row + k - (K - 1), where its own taps are taken.
+  DYNCONV_DEVICE void put(const Block& block, int row, int head, int k, float tap) const {
+    const int position = kIsTransposed && !plan.is_same ? row + k - (plan.kernel_size - 1) : row;
+    if (position < 0 || position >= plan.positions) return;
+    const int r = position % Band::kGroup, input = r + (kIsTransposed ? plan.kernel_size - 1 - k : k);
+    Band::put(band(block, head, position / Band::kGroup), plan.kernel_size, r, input, tap);
   }
 
   // Writes a vector of the result, of a position of the block.

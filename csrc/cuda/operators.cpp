@@ -76,6 +76,11 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, cons
 
 Tensor new_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
 
+// A gradient by taps, which is zero where there is nothing to sum.
+Tensor new_gradient(const Tensor& taps, const Tensor& x) {
+  return x.numel() == 0 ? torch::stable::new_zeros(taps, taps.sizes()) : new_like(taps);
+}
+
 // Scratch memory, in the precision of the arithmetic.
 Tensor scratch(const Tensor& x, int64_t count) { return torch::stable::new_empty(x, {count}, precision_of(x)); }
 
@@ -120,7 +125,7 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
   const Device device(x);
   const Options options = {padding_left, softmax, dropout};
   const Extras extras(x, seed, lengths, options);
-  const Tensor grad_x = new_like(x), grad_logits = new_like(logits);
+  const Tensor grad_x = new_like(x), grad_logits = new_gradient(logits, x);
   Problem p = problem_of(x, num_heads, kernel_size, options, extras);
   p.logits = input_of(logits, kernel_size);
   p.grad_y = input_of(grad_y, p.num_channels / num_heads);
@@ -152,8 +157,7 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
   const Device device(x);
   const Options options = {padding_left, softmax, dropout};
   const Extras extras(x, seed, lengths, options);
-  const Tensor taps = weight_for(x, weight), grad_x = new_like(x);
-  const Tensor grad_taps = x.numel() == 0 ? torch::stable::new_zeros(taps, taps.sizes()) : new_like(taps);
+  const Tensor taps = weight_for(x, weight), grad_x = new_like(x), grad_taps = new_gradient(taps, x);
   Problem p = problem_of(x, num_heads, weight.size(1), options, extras);
   p.weight = taps.const_data_ptr();
   p.grad_y = input_of(grad_y, p.num_channels / num_heads);

@@ -11,7 +11,6 @@ namespace dynconv_mt::cuda {
 
 constexpr int kMaxPositions = 128;     // of a block
 constexpr int kMaxThreads = 256;       // of a block
-constexpr int kMaxShared = 96 * 1024;  // bytes of a block; every GPU from sm_80 on has them
 constexpr int kFewThreads = 128;       // narrow heads are put together until a block has so many
 constexpr int kThreadRows = 8;         // positions of a block for every thread of a slot
 
@@ -161,14 +160,24 @@ DYNCONV_DEVICE void load_logits(const Problem& p, const Plan& plan, const Place&
   int lanes = 1;  // threads that share a row
   while (lanes < count && lanes < 32 && 2 * lanes <= num_threads) lanes *= 2;
   const int step = num_threads / lanes;
-  for (int row = thread / lanes; row < rows && thread / lanes < step; row += step) {
-    const int64_t t = first + row;
-    if (t < 0 || t >= p.num_positions) continue;
-    const S* const from = pointer_at<S>(p.logits, place.sentence, t, place.head * plan.kernel_size);
-    S* const to = target + row * plan.heads * plan.tap_pitch();
-    for (int i = thread % lanes; i < count; i += lanes) {
-      const int head = plan.heads > 1 ? i / plan.kernel_size : 0;
-      to[head * plan.tap_pitch() + i - head * plan.kernel_size] = from[i * p.logits.element];
+  constexpr int kTogether = 8;  // rows that a thread reads before it writes the first: reads take long, and overlap
+  for (int i = thread % lanes; i < count; i += lanes) {
+    const int head = plan.heads > 1 ? i / plan.kernel_size : 0;
+    S* const to = target + head * plan.tap_pitch() + i - head * plan.kernel_size;
+    for (int begin = thread / lanes; begin < rows; begin += kTogether * step) {
+      const auto is_there = [&](int row) { return row < rows && first + row >= 0 && first + row < p.num_positions; };
+      S numbers[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int row = begin + j * step;
+        const int64_t t = is_there(row) ? first + row : 0;
+        numbers[j] = *pointer_at<S>(p.logits, place.sentence, t, place.head * plan.kernel_size + i);
+      }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int row = begin + j * step;
+        if (is_there(row)) to[row * plan.heads * plan.tap_pitch()] = numbers[j];
+      }
     }
   }
 }

@@ -28,6 +28,7 @@
 namespace dynconv_mt::cuda {
 
 constexpr int kWarp = 32;
+constexpr int kMaxShared = 96 * 1024;  // bytes of a block; every GPU from sm_80 on has them
 
 struct Block {
   int64_t index;
@@ -108,14 +109,14 @@ Error launch(const Kernel& kernel, const Grid& grid, Stream stream) {
   constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
   if (grid.num_blocks > kMaxBlocks) return "more than 2^31 - 1 blocks of threads";
   cudaError_t error = cudaSuccess;
-  if (grid.shared_bytes > kWithoutAsking) {
-    error = cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+  if (grid.shared_bytes > kWithoutAsking) {  // as much as any launch asks for: other threads launch the same kernel
+    error = cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxShared);
   }
   if (error == cudaSuccess) {
     const auto num_blocks = static_cast<unsigned>(grid.num_blocks);
     run<<<num_blocks, grid.num_threads, grid.shared_bytes, static_cast<cudaStream_t>(stream)>>>(kernel);
-    error = cudaGetLastError();
   }
+  error = cudaGetLastError();  // and forgets it
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

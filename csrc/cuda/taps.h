@@ -28,6 +28,25 @@ struct Normaliser {
   DYNCONV_DEVICE A operator()(A logit) const { return softmax ? exponential(logit - top) * scale : logit; }
 };
 
+// The same for K known at compile time: the row is read once and stays in registers, with one exponential for a tap.
+template <int K, typename Read>
+DYNCONV_DEVICE void make_taps(bool softmax, const Read& logit, float (&taps)[K]) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) taps[k] = logit(k);
+  if (!softmax) return;
+  float top = taps[0], total = 0.0f;
+#pragma unroll
+  for (int k = 1; k < K; ++k) top = most(top, taps[k]);
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    taps[k] = exponential(taps[k] - top);
+    total += taps[k];
+  }
+  const float scale = 1.0f / total;
+#pragma unroll
+  for (int k = 0; k < K; ++k) taps[k] *= scale;
+}
+
 DYNCONV_HOST_DEVICE uint32_t mix(uint32_t v) {
   v ^= v >> 16;
   v *= 0x7FEB352Du;

@@ -37,6 +37,8 @@ def check_writable(option: str, name: str | None) -> None:
     """Raise UserError, before the work is done, where a file could not be written afterwards."""
     if name is None:
         return
+    if name == STDIO:
+        raise UserError(f"{option}={name}: standard output holds other text; name a file to write")
     path = Path(name)
     if path.is_dir():
         raise UserError(f"{option}={name}: is a folder; name a file to write")

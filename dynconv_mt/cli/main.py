@@ -19,7 +19,10 @@ from dynconv_mt.errors import SystemFailure, UserError
 
 DONE, FAILED, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
-REFUSALS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    errno.ENAMETOOLONG,
+)
 
 
 def preprocess() -> int:
@@ -85,8 +88,7 @@ def guarded(action: Callable[[], int], name: str) -> int:
     except UserError as error:
         return _complain(name, str(error))
     except SystemFailure as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return FAILED
+        return _fail(name, str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
         return BROKEN_PIPE
@@ -96,6 +98,10 @@ def guarded(action: Callable[[], int], name: str) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in REFUSALS:
             return _complain(name, f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+        if isinstance(error, FloatingPointError):
+            return _fail(name, str(error))
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+            return _fail(name, f"out of memory; lower batch.max_tokens, or search.beam where there is one. {error}")
         traceback.print_exc()
         print(f"{name}: this is a bug in dynconv_mt {dynconv_mt.__version__}, not in your input", file=sys.stderr)
         return BUG
@@ -127,8 +133,13 @@ def _run(command: Command, argv: Sequence[str]) -> int:
     return int(module.run(job))
 
 
+def _fail(name: str, message: str) -> int:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return FAILED
+
+
 def _complain(name: str, message: str) -> int:
-    """Print one paragraph, from one process only where torchrun started several."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print one paragraph, from one process only of those that torchrun started on this machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{name}: error: {message}", file=sys.stderr)
     return MISTAKE

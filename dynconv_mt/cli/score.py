@@ -6,9 +6,10 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from dynconv_mt.cli.jobs import ScoreJob, as_list
+from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.corpus import write_file
@@ -17,6 +18,7 @@ from dynconv_mt.translate import Scored, load_translator
 
 def run(job: ScoreJob) -> int:
     """Score every pair of lines, write the scores, and print the summary where it does not mix with them."""
+    job = replace(job, output=None) if job.output == STDIO else job
     check_writable("output", job.output)
     sources, targets = read_input("src", job.src), read_input("tgt", job.tgt)
     if len(sources) != len(targets):

@@ -94,7 +94,7 @@ def _length_key(src: Order, tgt: Order) -> Order:
 
 def _cut(longest: Order, config: BatchConfig) -> list[int]:
     """Where each batch ends: greedily, as many rows as fit from the sentences in order."""
-    most = min(config.max_tokens, config.max_sentences or config.max_tokens)
+    most = min(config.max_tokens, config.max_sentences or config.max_tokens, len(longest))
     rows_up_to = np.arange(1, most + 1)
     ends: list[int] = []
     start = 0

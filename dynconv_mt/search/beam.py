@@ -50,7 +50,11 @@ def beam_search(
         _search(state, trellis, Beam.start(limits), config.beam, default_processors(config, limits, prefix, trellis))
         found = trellis.hypotheses(config)
     if not all(found):
-        raise FloatingPointError(f"no hypothesis for sentence {found.index([])} of the batch: logits are not finite")
+        row = found.index([])
+        raise FloatingPointError(
+            f"no hypothesis for sentence {row} of the batch: logits are not finite, or no token is allowed; try "
+            "precision=fp32"
+        )
     return found
 
 

@@ -129,7 +129,7 @@ def write_file(path: Path, data: bytes | str) -> None:
         path.write_bytes(content)
         return
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: the name itself may be as long as names can be
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -74,6 +74,9 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState, must_be_al
         diverged = {entry["update"] for entry in state.validations if not math.isfinite(entry["loss"])}
         candidates = [update for update in state.saved[::-1] if update not in diverged]
         count = config.checkpoint.average if config.checkpoint.final is Final.average else 1
+    metric = config.validate.metric
+    if config.checkpoint.final is Final.best and not any(metric.value in entry for entry in state.validations):
+        raise UserError(f"validate.metric={metric}: no validation of {run} measured it; choose another")
     folders = (checkpoint_folder(run, update) for update in candidates)
     sources = list(islice((folder for folder in folders if folder.exists() and find_damage(folder) is None), count))
     if not sources:
@@ -87,6 +90,12 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState, must_be_al
         if not state.saved:
             raise UserError(f"{option}: {run} ended before its first update; raise {stop_reason(state, config)}")
         raise UserError(f"{option}: no sound checkpoint in {run} can serve for it")
+    if must_be_all and config.checkpoint.final is Final.best and sources[0] != checkpoint_folder(run, candidates[0]):
+        best = checkpoint_folder(run, candidates[0]).name
+        raise UserError(
+            f"validate.metric={metric}: the best checkpoint by it, {best}, is not in {run} any more, or damaged; "
+            "choose another"
+        )
     if must_be_all and len(sources) < (wanted := min(count, len(candidates))):
         raise UserError(
             f"checkpoint.average={count}: {len(sources)} of these {wanted} checkpoints are left in {run}; give "

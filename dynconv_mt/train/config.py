@@ -64,7 +64,7 @@ class TrainConfig:
     update_freq: int = 1  # micro-batches per update on each rank
     batches_per_update: int = 0  # micro-batches per update over all ranks; 0: update_freq on each. Sets update_freq
     label_smoothing: float = 0.1  # probability spread evenly over all types of the vocabulary
-    r_drop: float = 0.0  # weight of R-Drop's divergence between two passes under different dropout; 0: one pass
+    r_drop: float = 0.0  # weight of R-Drop's divergence between two passes (twice the time and memory); 0: one pass
     ema_decay: float = 0.0  # exponential moving average of the weights, per update; 0: none
     parallel: Parallel = Parallel.ddp  # how several ranks share a model; of one rank it says nothing
     max_skipped: int = 20  # updates in a row whose gradient is not finite before training gives up
@@ -201,6 +201,8 @@ class FitConfig(RuntimeConfig):
         """Raise UserError where the options do not fit together."""
         require(bool(self.out_dir), "out_dir", self.out_dir, "must name the run folder")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        rule = f"must be at most optim.lr={self.optim.lr:g}"
+        require(self.schedule.min_lr <= self.optim.lr, "schedule.min_lr", self.schedule.min_lr, rule)
         limits = (self.train.max_updates, self.train.max_epochs, self.train.max_minutes, self.validate.patience)
         if not any(limits):
             raise UserError(

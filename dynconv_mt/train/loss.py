@@ -102,9 +102,10 @@ class _Divergence(torch.autograd.Function):
         difference = (p - q).masked_fill_(is_pad, 0.0)
         kl, reverse = ((part * delta).sum(-1, keepdim=True) for part in (p, q))  # reverse: -KL(q ‖ p)
         ctx.grads = (
-            p.mul_(delta - kl).masked_fill_(is_pad, 0.0).add_(difference).to(one.dtype),
-            q.mul_(reverse - delta).masked_fill_(is_pad, 0.0).sub_(difference).to(one.dtype),
+            p.mul_(delta - kl).masked_fill_(is_pad, 0.0).add_(difference),
+            q.mul_(reverse - delta).masked_fill_(is_pad, 0.0).sub_(difference),
         )
+        ctx.dtype = one.dtype
         return (kl - reverse).masked_fill_(is_pad, 0.0).sum(dtype=torch.float64)
 
     @staticmethod
@@ -112,4 +113,4 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
         one, other = ctx.grads
         ctx.grads = None
-        return one.mul_(grad_total), other.mul_(grad_total), None
+        return one.mul_(grad_total).to(ctx.dtype), other.mul_(grad_total).to(ctx.dtype), None

@@ -36,6 +36,8 @@ FORMAT = 1
 FREE = ("out_dir", "data_dir", "device", "precision", "threads", "checkpoint", "validate", "search")
 FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard", "parallel")
 
+ADDED = {"train.r_drop": 0.0}  # options that runs of older versions do not note, and what they were
+
 
 def check_run_folder(config: FitConfig) -> None:
     """Raise UserError when `out_dir` holds something else, or a run of other options that has checkpoints already."""
@@ -67,7 +69,7 @@ def job_to_json(config: FitConfig) -> dict[str, Any]:
 
 def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the options that may not differ and do, as `name=now (was then)`."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    flat_old, flat_new = ADDED | _flatten(old), _flatten(new)
     names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
     return [  # what only one of the two versions knows is null in the other
         f"{name}={flat_new.get(name)} (was {flat_old.get(name)})"
@@ -83,8 +85,10 @@ def locked(run: Path) -> Iterator[None]:
     with (run / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"out_dir={run}: another process trains in it; wait, or choose another one") from None
+        except OSError as error:
+            raise UserError(f"out_dir={run}: files cannot be locked there ({error.strerror}); choose another") from None
         yield
 
 

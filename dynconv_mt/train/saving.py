@@ -108,7 +108,7 @@ class Saver:
         rule = config.checkpoint
         best = best_updates(state, config.validate.metric, rule.keep_best)
         multiples = [update for update in state.saved if rule.keep_every and update % rule.keep_every == 0]
-        return {*state.saved[-rule.keep_last :], *best, *multiples}
+        return {state.update, *state.saved[-rule.keep_last :], *best, *multiples}
 
     def prune(self) -> None:
         """Remove older checkpoints that an earlier session was killed before it could remove."""

@@ -106,5 +106,6 @@ def stop_reason(state: TrainerState, config: FitConfig) -> str | None:
 
 
 def _validations_since_best(state: TrainerState, metric: Metric) -> int:
+    judged = [entry for entry in state.validations if metric.value in entry]
     best = best_updates(state, metric, 1)
-    return sum(entry["update"] > best[0] for entry in state.validations) if best else len(state.validations)
+    return sum(entry["update"] > best[0] for entry in judged) if best else len(judged)

@@ -81,7 +81,7 @@ def _investigate(step: UpdateStep, text: SavesItself | None) -> dict[str, Any]:
     ranks, attempt = step.ranks, step.last
     found: list[tuple[Part, Finding]] = []
     for part in attempt.parts:
-        with Watch(step.module, len(part.batch.src)) as watch:
+        with Watch(step.module, len(part.batch.src), passes=2 if step.config.train.r_drop else 1) as watch:
             loss = float(step.add_gradients(attempt, part, is_last=False)[0])
         if finding := watch.first(loss):
             found.append((part, finding))
@@ -96,9 +96,12 @@ def _investigate(step: UpdateStep, text: SavesItself | None) -> dict[str, Any]:
 class Watch:
     """Looks at every tensor that goes into or comes out of a module, and at every parameter's gradient."""
 
-    def __init__(self, model: nn.Module, num_rows: int) -> None:
-        """`num_rows`: sentences of the batch, by which a tensor's first dimension is told to be that of sentences."""
-        self.model, self.num_rows = model, num_rows
+    def __init__(self, model: nn.Module, num_rows: int, passes: int = 1) -> None:
+        """`num_rows`: sentences of the batch, by which a tensor's first dimension is told to be that of sentences.
+
+        `passes`: how often the batch goes through the model, side by side.
+        """
+        self.model, self.num_rows, self.passes = model, num_rows, passes
         self._forward: Finding | None = None
         self._backward: Finding | None = None
         self._active: list[tuple[str, str]] = []  # modules at work, outermost first
@@ -139,7 +142,9 @@ class Watch:
         for tensor in _tensors(values):
             if self._forward is None and not tensor.isfinite().all():
                 is_bad = ~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite()
-                rows = is_bad.nonzero().flatten().tolist() if len(is_bad) == self.num_rows else None
+                rows = None
+                if len(is_bad) == self.num_rows * self.passes:
+                    rows = sorted({row % self.num_rows for row in is_bad.nonzero().flatten().tolist()})
                 self._forward = Finding("forward", *who, rows)
 
     def _see_gradient(self, name: str, gradient: Tensor) -> None:

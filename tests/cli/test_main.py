@@ -67,6 +67,12 @@ def test_exceptions_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "dc-test: error: /x: Read-only file system\n"
     assert raising(OSError(errno.ENOSPC, "No space left on device")) == 2
     assert capsys.readouterr().err == "dc-test: error: No space left on device\n"
+    assert raising(OSError(errno.ENAMETOOLONG, "File name too long", "/x")) == 2
+    capsys.readouterr()
+    assert raising(MemoryError("no room for 16 GiB")) == 1
+    assert capsys.readouterr().err.startswith("dc-test: error: out of memory; lower batch.max_tokens")
+    assert raising(FloatingPointError("logits are not finite")) == 1
+    assert capsys.readouterr().err == "dc-test: error: logits are not finite\n"
     assert raising(KeyboardInterrupt()) == 128 + signal.SIGINT
     assert "Traceback" not in capsys.readouterr().err
     assert raising(RuntimeError("oh")) == 1

@@ -12,7 +12,9 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import load_model, read_config_file, save_model
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig, FitData, average_checkpoints, fit, newest_checkpoints
-from dynconv_mt.train.config import Final
+from dynconv_mt.train.average import write_final_model
+from dynconv_mt.train.config import Final, Metric
+from dynconv_mt.train.state import TrainerState, stop_reason
 
 
 def save(folder: Path, model: Seq2Seq, value: float) -> Path:
@@ -59,3 +61,17 @@ def test_run_ends_with_the_average(
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-9)
     with pytest.raises(UserError, match="last=9"):
         newest_checkpoints(Path(job.out_dir), 9)
+
+
+def test_a_metric_that_no_validation_measured(tmp_path: Path, new_job: Callable[..., FitConfig]) -> None:
+    """It neither ends training nor picks a model."""
+    job = new_job(checkpoint__final=Final.best, validate__metric=Metric.bleu, validate__patience=2)
+    validations = [{"update": update, "loss": 1.0} for update in (2, 4, 6)]
+    state = TrainerState(update=6, validations=validations, saved=[2, 4, 6])
+    assert stop_reason(state, job) is None
+    with pytest.raises(UserError, match=r"validate\.metric=bleu: no validation of .* measured it"):
+        write_final_model(tmp_path, job, state)
+    state.validations.append({"update": 8, "loss": 1.0, "bleu": 20.0})
+    assert stop_reason(state, job) is None
+    state.validations += [{"update": update, "loss": 1.0, "bleu": 10.0} for update in (10, 12)]
+    assert stop_reason(state, job) == "validate.patience=2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ REFUSED = [
     ("batch__max_tokens", 61, "batch.max_tokens=61 (was 60)"),
     ("train__update_freq", 3, "train.update_freq=3 (was 2)"),
     ("train__label_smoothing", 0.2, "train.label_smoothing=0.2 (was 0.1)"),
+    ("train__r_drop", 1.0, "train.r_drop=1.0 (was 0.0)"),
     ("train__ema_decay", 0.0, "train.ema_decay=0.0 (was 0.9)"),
     ("optim__lr", 0.02, "optim.lr=0.02 (was 0.01)"),
     ("optim__betas", [0.9, 0.99], "optim.betas=[0.9, 0.99] (was [0.9, 0.98])"),
@@ -107,3 +109,14 @@ def test_what_makes_it_another_run_is_refused(
     assert said in str(error.value)
     assert "Give the options of that run to continue it, or choose another out_dir" in str(error.value)
     assert before == {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
+
+
+def test_a_run_of_an_older_version_goes_on(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """It does not note an option that was added since."""
+    job = new_job(train__max_updates=6)
+    fit(job, new_model(), data)
+    noted = Path(job.out_dir) / "config.json"
+    content = json.loads(noted.read_text())
+    del content["job"]["train"]["r_drop"]
+    noted.write_text(json.dumps(content))
+    assert fit(new_job(train__max_updates=8), new_model(), data).update == 8

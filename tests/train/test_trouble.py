@@ -61,12 +61,16 @@ def spoil_row(row: int, min_rows: int) -> Callable[..., Tensor]:
     return hook
 
 
-def test_names_the_first_module_and_the_sentence(step: UpdateStep, data: FitData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", [1, 2])
+def test_names_the_first_module_and_the_sentence(step: UpdateStep, data: FitData, tmp_path: Path, passes: int) -> None:
+    """With R-Drop a batch goes through the model twice, side by side: here the second pass goes wrong."""
+    step.config.train.r_drop = float(passes - 1)
     loader = Loader(data.train, step.config.batch, 1, Share(2), prefetch=0)
     sizes = [batch.num_sentences for batch in next(iter(loader.epoch(0))).batches]
     larger = int(sizes[1] > sizes[0])
     assert sizes[0] != sizes[1]
-    step.module.get_submodule("encoder.layers.0.ffn.input").register_forward_hook(spoil_row(2, max(sizes)))
+    hook = spoil_row((passes - 1) * max(sizes) + 2, passes * max(sizes))
+    step.module.get_submodule("encoder.layers.0.ffn.input").register_forward_hook(hook)
     report = report_of(step, data, tmp_path)
     assert (report["place"], report["name"], report["kind"]) == ("forward", "encoder.layers.0.ffn.input", "Linear")
     assert report["micro_step"] == larger and report["loss"] == "nan"
