@@ -67,15 +67,22 @@ def all_results(operators: Any, x: Tensor, logits: Tensor, weight: Tensor, grad_
 
 
 def compare(tensors: tuple[Tensor, ...], options: Options) -> None:
-    """Compare all results with the reference's, in dtype and layout too; errors are relative to the largest number."""
+    """Compare all results with the reference's, in dtype and layout too; errors are relative to the largest number.
+
+    The gradient by light_conv's weight is a difference of sums over all positions and channels of a head, and keeps
+    what these were rounded by, however small it is itself.
+    """
     found, expected = (all_results(operators, *tensors, **options) for operators in (OPERATORS, reference))
     tolerance = TOLERANCES[tensors[0].dtype]
+    x, _, weight, _ = tensors
+    rounding = 2e-7 * (x.numel() / len(weight)) ** 0.5 if x.dtype is not torch.float64 else 0.0
     for name, result in expected.items():
         assert found[name].is_contiguous()
         assert (found[name].dtype, found[name].shape) == (result.dtype, result.shape)
         scale = result.abs().max().item() if result.numel() else 1.0
         message = f"{name}: {{}}".format
-        torch.testing.assert_close(found[name], result, rtol=0.0, atol=tolerance * scale + 1e-7, msg=message)
+        allowed = tolerance * scale + 1e-7 + (rounding if name == "grad_weight" else 0.0)
+        torch.testing.assert_close(found[name], result, rtol=0.0, atol=allowed, msg=message)
 
 
 def random_inputs(shape: tuple[int, int, int], num_heads: int, kernel_size: int, dtype: torch.dtype) -> list[Tensor]:
