@@ -128,8 +128,6 @@ class GenerateJob(RuntimeConfig):
             raise UserError(f"scores_json={self.scores_json}: there is nothing to score without reference=")
         if self.search.nbest > 1 and self.details is None:
             raise UserError(f"search.nbest={self.search.nbest}: only details=FILE holds more than the best translation")
-        if self.details == STDIO:
-            raise UserError("details=-: name a file; standard output is for the translations")
         _check_batch(self.batch)
         inputs = [self.input, *as_list(self.reference)]
         _check_stdin("input=, reference=", inputs)

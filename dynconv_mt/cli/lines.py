@@ -38,7 +38,7 @@ def check_writable(option: str, name: str | None) -> None:
     if name is None:
         return
     if name == STDIO:
-        raise UserError(f"{option}={name}: standard output holds other text; name a file to write")
+        raise UserError(f"{option}={name}: name a file; standard output holds other text")
     path = Path(name)
     if path.is_dir():
         raise UserError(f"{option}={name}: is a folder; name a file to write")
