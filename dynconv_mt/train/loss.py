@@ -72,8 +72,7 @@ class _SmoothedLoss(torch.autograd.Function):
         log_probs, target, is_pad = ctx.saved_tensors
         assert ctx.epsilon is not None, "the loss was differentiated twice; the first time used up its buffer"
         weight = grad_loss.to(log_probs.dtype).expand(len(target)).masked_fill(is_pad, 0.0)[:, None]  # (N, 1)
-        smooth = weight * (-ctx.epsilon / log_probs.shape[1])
-        grad = torch.addcmul(smooth, log_probs.exp_(), weight, out=log_probs)  # p · weight - ε / V · weight
+        grad = log_probs.exp_().sub_(ctx.epsilon / log_probs.shape[1]).mul_(weight)  # (p - ε / V) · weight
         grad.scatter_add_(1, target[:, None], weight * (ctx.epsilon - 1.0))
         ctx.epsilon = None
         return grad.to(ctx.dtype), None, None
