@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -21,4 +21,4 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: Precision = Precision.auto
-    threads: int = 0  # CPU threads; 0: all cores
+    threads: int = field(default=0, metadata={"words": {"auto": 0}})  # CPU threads; 0 or auto: all cores

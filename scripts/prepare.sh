@@ -31,20 +31,27 @@ shift
 # a clone after `make install` works without activating its environment
 bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin
 command -v dc-preprocess >/dev/null || PATH="$bin:$PATH"
+python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the package
+[[ -x $python ]] || python=python3
 
 # Get one file, unless it is there already. Nobody publishes its SHA-256, so the first download's is noted, and said.
+# It gets its name when all else is done: after a Ctrl-C the same command begins with it anew.
 download() {
-    local url=$1 name sums=$out.downloads/downloads.sha256
+    local url=$1 name folder=$out.downloads sum
     name=$(basename "$url")
-    if [[ -f $out.downloads/$name ]]; then
-        (cd "$out.downloads" && grep -F "  $name" downloads.sha256 | sha256sum --check --quiet)
+    if [[ -f $folder/$name ]]; then
+        (cd "$folder" && sha256sum --check --quiet "$name.sha256") || {
+            echo "$folder/$name: is not what was downloaded first; remove it to download it anew" >&2
+            exit 2
+        }
         return
     fi
-    curl --fail --location --retry 5 --output "$out.downloads/$name.part" "$url"
-    mv "$out.downloads/$name.part" "$out.downloads/$name"
-    (cd "$out.downloads" && sha256sum "$name") | tee -a "$sums"
-    echo "$name: its SHA-256 was not verified, only noted in $sums" >&2
-    case $name in *.tgz) tar --extract --gzip --file "$out.downloads/$name" --directory "$out.downloads" ;; esac
+    curl --fail --location --retry 5 --output "$folder/$name.part" "$url"
+    case $name in *.tgz) tar --extract --gzip --file "$folder/$name.part" --directory "$folder" ;; esac
+    sum=$(sha256sum "$folder/$name.part")
+    echo "${sum%% *}  $name" | tee "$folder/$name.sha256"
+    echo "$name: its SHA-256 was not verified, only noted in $folder/$name.sha256" >&2
+    mv "$folder/$name.part" "$folder/$name"
 }
 
 if [[ -z $from ]]; then
@@ -53,9 +60,9 @@ if [[ -z $from ]]; then
     for url in ${urls[@]+"${urls[@]}"}; do
         download "$url"
     done
-    [[ $recipe != toy ]] || python -m dynconv_mt.data.toy "$from"
+    [[ $recipe != toy ]] || "$python" -m dynconv_mt.data.toy "$from"
 fi
 
-options=$(python -m dynconv_mt.data.prepare "$recipe" "$from" "$out.corpus")
+options=$("$python" -m dynconv_mt.data.prepare "$recipe" "$from" "$out.corpus")
 mapfile -t options <<<"$options"
 dc-preprocess "recipe=$recipe" "${options[@]}" "out_dir=$out" "$@"

@@ -11,7 +11,7 @@ from pathlib import Path
 from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.options import REQUIRED, Option, Section, as_typed, sections_of
 from dynconv_mt.cli.recipes import recipe_names, title
-from dynconv_mt.models.presets import preset_names
+from dynconv_mt.models.presets import translation_preset_names
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration
@@ -36,7 +36,7 @@ def _recipes() -> Iterator[str]:
 
 
 def _architectures() -> Iterator[str]:
-    names = ", ".join(f"`{name}`" for name in preset_names())
+    names = ", ".join(f"`{name}`" for name in translation_preset_names())
     yield f"\n## Architectures\n\n`model=NAME` of `dc-train`, any part of which `model.*` changes: {names}."
 
 

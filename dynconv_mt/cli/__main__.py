@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import dynconv_mt
 from dynconv_mt.cli.commands import COMMANDS
 from dynconv_mt.cli.main import MISTAKE, run
 
@@ -11,6 +12,9 @@ from dynconv_mt.cli.main import MISTAKE, run
 def main() -> int:
     """Run the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "--version":
+        print(f"dynconv_mt {dynconv_mt.__version__}")
+        return 0
     if name not in COMMANDS:
         print(f"usage: python -m dynconv_mt.cli {{{','.join(COMMANDS)}}} name=value ...", file=sys.stderr)
         return MISTAKE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from dynconv_mt.cli.jobs import STDIO, GenerateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
+from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.corpus import write_file
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.translate import Translation, Translator, load_translator
+
+logger = logging.getLogger(__name__)
 
 
 def run(job: GenerateJob) -> int:
@@ -98,9 +102,14 @@ def _write(job: GenerateJob, translations: Sequence[Translation]) -> None:
 
 def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
     """How to score: a model whose lines are tokens already is not tokenised once more."""
-    if text.config.tokenization is Tokenization.none:
-        return replace(evaluate, tokenization=Tokenization.none)
-    return evaluate
+    if text.config.tokenization is not Tokenization.none:
+        return evaluate
+    if unfit := [metric for metric in evaluate.metrics if metric in DETOKENIZED]:
+        logger.warning(
+            f"evaluate.metrics: {', '.join(unfit)} take detokenised text, and this model's lines are tokens; give "
+            f"evaluate.metrics=[{ScoreKind.tokenized_bleu}]"
+        )
+    return replace(evaluate, tokenization=Tokenization.none)
 
 
 def _report(job: GenerateJob, scores: Sequence[Score]) -> None:

@@ -10,7 +10,7 @@ from dynconv_mt.text.config import Tokenization
 
 
 class ScoreKind(StrEnum):
-    """Corpus scores. The first three take detokenised text as it is; the others treat both sides as told."""
+    """Corpus scores. Those of DETOKENIZED take detokenised text as it is; the others treat both sides as told."""
 
     sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a), cased
     chrf = "chrf"  # chrF2: F-score of character 6-grams, recall weighing twice
@@ -18,6 +18,9 @@ class ScoreKind(StrEnum):
     tokenized_bleu = "tokenized_bleu"  # BLEU of Moses tokens, cased, unsmoothed: multi-bleu.perl
     tokenized_bleu_lc = "tokenized_bleu_lc"  # the same, lower-cased
     compound_split_bleu = "compound_split_bleu"  # the same, cased, with a-b as a ##AT##-##AT## b: WMT'14 En-De papers
+
+
+DETOKENIZED = (ScoreKind.sacrebleu, ScoreKind.chrf, ScoreKind.ter)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def preset(name: str) -> ModelConfig:
     if name not in _PRESETS:
         near = difflib.get_close_matches(name, _PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"model={name}: no such architecture{hint} Known: {', '.join(preset_names())}")
+        raise UserError(f"model={name}: no such architecture{hint} Known: {', '.join(translation_preset_names())}")
     return _PRESETS[name]()
 
 

@@ -14,7 +14,7 @@ class SearchConfig:
     """Beam search. Lengths are counted in output tokens before </s>."""
 
     beam: int = 5  # hypotheses that are kept at every step, and finished ones that end a sentence; 1: greedy
-    length_penalty: float = 1.0  # exponent p of score = Σ log p / length^p; above 1 favours longer translations
+    length_penalty: float = 1.0  # exponent p of score = Σ log p / (length + 1)^p; above 1 favours longer ones
     normalize: bool = True  # divide by length^length_penalty at all; false: score = Σ log p
     min_length: int = 1  # tokens, at least (the limit max_length_a·S + max_length_b goes before)
     max_length_a: float = 1.0  # tokens, at most: a·S + b for a source of S tokens, </s> included

@@ -32,7 +32,7 @@ from dynconv_mt.train.report import Reporter
 from dynconv_mt.train.resume import read_state, restore_step
 from dynconv_mt.train.run_folder import check_run_folder, locked, read_finished, write_finished, write_job
 from dynconv_mt.train.saving import Saver
-from dynconv_mt.train.start import FitData, check_data, check_resume, describe, max_positions
+from dynconv_mt.train.start import FitData, check_data, check_resume, check_same_data, describe, max_positions
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
 from dynconv_mt.train.step import Sums, UpdateStep
 from dynconv_mt.train.trouble import check_progress
@@ -65,6 +65,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     run, ranks = Path(config.out_dir), Ranks.from_environment()
     if finished := read_finished(config):
         state, reason = finished
+        check_same_data(state, data)
         if ranks.is_main:
             keep_finished(config, state, reason)
         return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")

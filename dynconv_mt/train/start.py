@@ -43,11 +43,8 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
         require(not config.validate.bleu, "validate.bleu", config.validate.bleu, message)
 
 
-def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator[str]:
-    """Fit `state` to the data and the ranks at hand; yield what changes by other ranks.
-
-    Raises UserError where the data are not those that the run was started with.
-    """
+def check_same_data(state: TrainerState, data: FitData) -> dict[str, str]:
+    """Return the digests of the data. Raises UserError where they are not those that the run was started with."""
     found = {name: store.digest for name, store in (("train", data.train), ("valid", data.valid)) if store is not None}
     if state.data and state.data != found:
         changed = sorted(name for name in state.data.keys() | found.keys() if state.data.get(name) != found.get(name))
@@ -55,6 +52,15 @@ def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator
             f"data_dir={data.train.folder.parent}: the {' and '.join(changed)} data are not those that this run was "
             "started with; give the same data folder, or choose another out_dir"
         )
+    return found
+
+
+def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator[str]:
+    """Fit `state` to the data and the ranks at hand; yield what changes by other ranks.
+
+    Raises UserError where the data are not those that the run was started with.
+    """
+    found = check_same_data(state, data)
     world_size, per_update = loader.share.world_size, loader.share.world_size * loader.share.update_freq
     if state.update and per_update != state.batches_per_update:
         yield f"warning: an update now has {per_update} batches, before it had {state.batches_per_update}"

@@ -175,3 +175,36 @@ def test_scripts_pass_exit_codes_on(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "dc-preprocess: error: " in done.stderr
     assert not (tmp_path / "DATA").exists()
+
+
+def test_other_files_are_never_replaced(iwslt: Path, tmp_path: Path) -> None:
+    """A second call replaces what the first wrote, and nothing else."""
+    out = tmp_path / "OUT.corpus"
+    for _ in range(2):
+        iwslt14.prepare(iwslt, out)
+    write(out / "thesis.txt", "years\n")
+    with pytest.raises(UserError, match=r"holds something else \(thesis\.txt\)"):
+        iwslt14.prepare(iwslt, out)
+    assert (out / "thesis.txt").read_text(encoding="utf-8") == "years\n"
+    with pytest.raises(UserError, match=r"holds something else \(IWSLT14\.TED"):
+        iwslt14.prepare(iwslt, iwslt / "de-en")
+
+
+def test_downloads_go_on_after_an_interruption(root: Path, tmp_path: Path) -> None:
+    """What is there under its own name is whole and unpacked; an altered file is refused."""
+    for name in ("train", "val", "test_2016_flickr"):
+        write_both(tmp_path / "in" / name, "".join(f"Sentence number {i} is here.\n" for i in range(50)))
+    packed, out = tmp_path / "corpus.tgz", tmp_path / "DATA"
+    subprocess.run(["tar", "-czf", packed, "-C", tmp_path / "in", "."], check=True)
+    options = ["bpe.vocab_size=320", "workers=1", "overwrite=true"]
+    command = [str(root / "scripts" / "prepare.sh"), "multi30k", packed.as_uri(), "--", str(out), *options]
+    (tmp_path / "DATA.downloads").mkdir()
+    (tmp_path / "DATA.downloads" / "corpus.tgz.part").write_text("half a download")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for altered in (False, False, True):
+        if altered:
+            (tmp_path / "DATA.downloads" / "corpus.tgz").write_bytes(b"another")
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == (2 if altered else 0), done.stderr
+        assert ("is not what was downloaded first" in done.stderr) is altered
+    assert (out / "data.json").is_file()

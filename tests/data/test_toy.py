@@ -107,6 +107,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--test=0: must be at least 1" in capsys.readouterr().err
 
 
+def test_another_text_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "train.en").write_text("mine\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.en: exists and holds another text"):
+        write_corpus(tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.en"]
+
+
 def test_imports_no_torch() -> None:
     code = "import sys, dynconv_mt.data.toy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -208,8 +208,9 @@ def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: New
 def test_other_data_are_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     assert data.valid is not None
     fit(new_job(train__max_updates=6), new_model(), data)
-    with pytest.raises(UserError, match="the train data are not those"):
-        fit(new_job(), new_model(), FitData(data.valid, data.valid))
+    for job in (new_job(), new_job(train__max_updates=6)):  # to go on, and finished
+        with pytest.raises(UserError, match="the train data are not those"):
+            fit(job, new_model(), FitData(data.valid, data.valid))
 
 
 def test_something_else_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dynconv_mt.data.output import build_folder
-from dynconv_mt.data.prepare.layout import Options, Pair, pair_up, plain_splits, write_pairs
+from dynconv_mt.data.prepare.layout import Options, Pair, corpus_folder, pair_up, plain_splits, write_pairs
 from dynconv_mt.data.prepare.markup import segments, talk_lines
 from dynconv_mt.text.clean import Cleaner
 from dynconv_mt.text.config import CleanConfig, TextConfig
@@ -28,7 +27,7 @@ def prepare(source: Path, out: Path) -> Options:
     """
     for folder in (source, source / "de-en"):
         if any(folder.glob(f"{TRAIN}.*")):
-            with build_folder(out, replace=True) as partial:
+            with corpus_folder(out, (SRC, TGT)) as partial:
                 write_splits(folder, partial)
             return plain_splits(out, SRC, TGT)
     return {**plain_splits(source, SRC, TGT), "text.tokenization": "none"}

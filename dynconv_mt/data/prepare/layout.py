@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
+from dynconv_mt.data.output import build_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.corpus import find_pair, write_file
 
@@ -27,6 +29,23 @@ def pair_up(name: str, sources: Iterable[str], targets: Iterable[str]) -> Iterat
         if src is None or tgt is None:
             raise UserError(f"{name}: one side ends after line {number - 1}, the other goes on")
         yield src, tgt
+
+
+@contextmanager
+def corpus_folder(folder: Path, languages: tuple[str, str]) -> Iterator[Path]:
+    """Yield a temporary folder for `{train,valid,test}.<language>` that takes the place of `folder` when it is whole.
+
+    Raises UserError where `folder` holds anything but such files of an earlier call.
+    """
+    own = {f"{split}.{lang}" for split in SPLITS for lang in languages}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+    if others:
+        raise UserError(
+            f"{folder}: is where the text of the splits goes, and holds something else ({others[0]}); move that away, "
+            "or choose another output folder"
+        )
+    with build_folder(folder, replace=True) as partial:
+        yield partial
 
 
 def write_pairs(prefix: Path, languages: tuple[str, str], pairs: Sequence[Pair]) -> None:

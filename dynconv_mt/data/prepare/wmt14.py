@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynconv_mt.data.output import build_folder
-from dynconv_mt.data.prepare.layout import Options, pair_up, write_pairs
+from dynconv_mt.data.prepare.layout import Options, corpus_folder, pair_up, write_pairs
 from dynconv_mt.data.prepare.markup import segments
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.corpus import find_pair, read_lines
@@ -35,7 +34,7 @@ def prepare(source: Path, out: Path) -> Options:
             packed[split] = [_find_sgm(source, name, split) for name in sgm]
         options[split] = plain[0] if plain else str(out / split)
     if packed:
-        with build_folder(out, replace=True) as partial:
+        with corpus_folder(out, (SRC, TGT)) as partial:
             for split, paths in packed.items():
                 pairs = pair_up(split, *(segments(read_lines(path)) for path in paths))
                 write_pairs(partial / split, (SRC, TGT), list(pairs))

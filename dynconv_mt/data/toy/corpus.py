@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +55,23 @@ def make_corpus(sizes: Sizes, seed: int = 1) -> dict[str, list[Pair]]:
 
 
 def write_corpus(folder: Path | str, sizes: Sizes | None = None, seed: int = 1) -> None:
-    """Write {train,valid,test}.{en,de} and the baseline test.word_for_word.de; same sizes and seed, same bytes."""
+    """Write {train,valid,test}.{en,de} and the baseline test.word_for_word.de; same sizes and seed, same bytes.
+
+    Raises UserError, and writes nothing, where `folder` holds other text under one of these names.
+    """
     folder = Path(folder)
     corpus = make_corpus(sizes or Sizes(), seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {"test.word_for_word.de": _text(word_for_word(source for source, _ in corpus["test"]))}
     for name, pairs in corpus.items():
-        _write(folder / f"{name}.en", [source for source, _ in pairs])
-        _write(folder / f"{name}.de", [target for _, target in pairs])
-    _write(folder / "test.word_for_word.de", word_for_word(source for source, _ in corpus["test"]))
+        files[f"{name}.en"] = _text(source for source, _ in pairs)
+        files[f"{name}.de"] = _text(target for _, target in pairs)
+    for name, text in files.items():
+        if (folder / name).exists() and (folder / name).read_bytes() != text.encode():
+            raise UserError(f"{folder / name}: exists and holds another text; remove it, or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_file(folder / name, text)
 
 
-def _write(path: Path, lines: list[str]) -> None:
-    write_file(path, "".join(line + "\n" for line in lines))
+def _text(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
