@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import hydra
@@ -21,9 +22,10 @@ from yaml import YAMLError
 
 from dynconv_mt.cli.arguments import Arguments, check_names, to_override
 from dynconv_mt.cli.commands import COMMANDS, Command
-from dynconv_mt.cli.options import Option, options_of
+from dynconv_mt.cli.options import TYPE, Option, options_of
 from dynconv_mt.cli.recipes import read_recipe
 from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import MIXER_CONFIGS, ModelConfig
 from dynconv_mt.models.presets import preset, preset_names, translation_preset_names
 
 CONFIGS = "dynconv_mt.configs"
@@ -67,9 +69,10 @@ def _compose(command: Command, arguments: Arguments) -> DictConfig:
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)
     architecture = typed.pop("model", "") or architecture
+    mixers = _choose_mixers(typed, section)
     options = options_of(command.job)
     overrides = [_checked(options[name], value) for name, value in typed.items()]
-    _register(command, architecture, section)
+    _register(command, architecture, mixers, section)
     overrides += [f"recipe={_CHOSEN}"] if section else []
     try:
         with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
@@ -78,15 +81,24 @@ def _compose(command: Command, arguments: Arguments) -> DictConfig:
         raise _explain(error, command, arguments) from None
 
 
-def _register(command: Command, architecture: str, section: Mapping[str, Any]) -> None:
+def _register(command: Command, architecture: str, mixers: Mapping[str, str], section: Mapping[str, Any]) -> None:
     """Put the defaults of all options, and the recipe's section, where configs/<command>.yaml finds them."""
     schema = OmegaConf.structured(command.job)
     if architecture:
         # assigned, not merged: a merge could not turn the default mixer's config into one of another type
-        schema.model = preset(architecture)
+        schema.model = _with_mixers(preset(architecture), mixers)
     store = ConfigStore.instance()
     store.store(f"{command.section}_job", schema)
     store.store(_CHOSEN, dict(section), group="recipe", package="_global_")
+
+
+def _with_mixers(model: ModelConfig, names: Mapping[str, str]) -> ModelConfig:
+    """Give stacks other token mixers, with those options of the architecture's own that they share."""
+    for stack, name in names.items():
+        config, chosen = getattr(model, stack), MIXER_CONFIGS[name]
+        shared = [field.name for field in fields(chosen) if hasattr(config.mixer, field.name)]
+        config.mixer = chosen(**{option: getattr(config.mixer, option) for option in shared})
+    return model
 
 
 def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
@@ -131,6 +143,20 @@ def _choose_model(section: dict[str, Any], recipe: str) -> str:
             f"recipe={recipe}: model {model} is not known; there are {', '.join(translation_preset_names())}"
         )
     return model or ""
+
+
+def _choose_mixers(typed: dict[str, str], section: Mapping[str, Any]) -> dict[str, str]:
+    """Take the token mixer of each stack out of what was typed and out of the recipe's section."""
+    chosen = {}
+    for stack in ("encoder", "decoder"):
+        option = f"model.{stack}.mixer.{TYPE}"
+        name = section.get("model", {}).get(stack, {}).get("mixer", {}).pop(TYPE, None)
+        name = typed.pop(option, name)
+        if name is not None and name not in MIXER_CONFIGS:
+            raise UserError(f"{option}={name}: must be one of {', '.join(MIXER_CONFIGS)}")
+        if name is not None:
+            chosen[stack] = name
+    return chosen
 
 
 def _flatten(section: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dynconv_mt.models.config import MIXER_CONFIGS, MixerConfig
 
+TYPE = "type"  # the option that chooses among several config types
 REQUIRED = object()  # the default of an option that has none
 
 # fields that may hold any of several config types, each under the name that users know it by
@@ -74,6 +75,9 @@ def _walk(prefix: str, config: type, example: Any = None) -> Iterator[Section]:
     options: dict[str, Option] = {}
     nested: list[tuple[str, type, Any]] = []
     variant: Any
+    if variants:
+        option = Option(f"{prefix}{TYPE}", str, "", f"which one: {', '.join(variants)}")
+        options[option.name] = option
     for variant in variants.values() or [config]:
         hints = get_type_hints(variant)
         for entry in fields(variant):

@@ -40,6 +40,24 @@ def test_options_of_the_mixer_reach_it() -> None:
     assert job.model.norm is Norm.pre
 
 
+def test_each_stack_chooses_its_mixer(tmp_path: Path) -> None:
+    """What mixers share stays the architecture's; what was typed wins over the recipe."""
+    job = train_job("model=dynamicconv_tiny", "model.decoder.mixer.type=attention", "model.decoder.mixer.dropout=0.1")
+    assert type(job.model.encoder.mixer) is DynamicConvConfig
+    assert job.model.decoder.mixer == AttentionConfig(heads=4, dropout=0.1)
+    recipe = tmp_path / "mixed.yaml"
+    recipe.write_text("train:\n  model: {name: dynamicconv_tiny, encoder: {mixer: {type: light_conv}}}\n")
+    sizes = preset("dynamicconv_tiny").encoder.mixer
+    assert isinstance(sizes, DynamicConvConfig)
+    mixed = train_job(f"recipe={recipe}").model
+    assert mixed.encoder.mixer == LightConvConfig(heads=4, kernel_sizes=sizes.kernel_sizes)
+    assert type(mixed.decoder.mixer) is DynamicConvConfig
+    typed = train_job(f"recipe={recipe}", "model.encoder.mixer.type=attention").model
+    assert type(typed.encoder.mixer) is AttentionConfig
+    with pytest.raises(UserError, match=r"model\.encoder\.mixer\.type=rnn: must be one of attention, light_conv, "):
+        train_job("model=dynamicconv_tiny", "model.encoder.mixer.type=rnn")
+
+
 def test_values_have_the_types_of_their_fields() -> None:
     job = train_job("model=transformer_tiny", "precision=bf16", "optim.betas=[0.9,0.99]", "optim.lr=1e-3", "seed=7")
     assert (job.precision, job.optim.betas, job.optim.lr, job.seed) == (Precision.bf16, [0.9, 0.99], 1e-3, 7)
