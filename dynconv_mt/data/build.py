@@ -125,7 +125,9 @@ class _Builder:
     def learn(self, train: TokenizedSplit) -> TextPipeline:
         """Learn BPE from the words that are left after cleaning."""
         config = self.config
-        src_words, tgt_words = +train.src_words, +train.tgt_words  # `+` leaves out those that only duplicates had
+        src_words, tgt_words = train.src_words, train.tgt_words
+        if config.clean.drop_duplicates:
+            src_words, tgt_words = +src_words, +tgt_words  # without those that only duplicates had
         if config.bpe.joint:
             jobs = [LearnJob(src_words + tgt_words, config.bpe, "the training text")]
         else:
