@@ -107,4 +107,4 @@ def _as_json(job: EvaluateJob, report: Report) -> str:
         system["file"] = file
     files = {"reference": as_list(job.reference), "source": job.source, "train": as_list(job.train)}
     content = {"version": dynconv_mt.__version__, "files": files, **content}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2) + "\n"

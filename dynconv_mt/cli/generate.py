@@ -89,15 +89,15 @@ def _translate(translator: Translator, sources: Sequence[str]) -> list[Translati
 
 
 def _write(job: GenerateJob, translations: Sequence[Translation]) -> None:
+    if job.details is not None:  # before standard output, whose reader may be gone
+        lines = (json.dumps(asdict(translation), ensure_ascii=False) for translation in translations)
+        write_file(Path(job.details), "".join(f"{line}\n" for line in lines))
     text = "".join(f"{translation.text}\n" for translation in translations)
     if job.output is not None:
         write_file(Path(job.output), text)
     else:
         use_utf8()
         sys.stdout.write(text)
-    if job.details is not None:
-        lines = (json.dumps(asdict(translation), ensure_ascii=False) for translation in translations)
-        write_file(Path(job.details), "".join(f"{line}\n" for line in lines))
 
 
 def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
@@ -122,4 +122,4 @@ def _report(job: GenerateJob, scores: Sequence[Score]) -> None:
             "model_dir": as_list(job.model_dir),
             "search": asdict(job.search),
         }
-        write_file(Path(job.scores_json), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_file(Path(job.scores_json), json.dumps(content, indent=2) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.data.config import BatchConfig
-from dynconv_mt.data.output import check_folder
+from dynconv_mt.data.output import check_folder, check_replaceable
 from dynconv_mt.data.preprocess import PreprocessConfig
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import EvaluateConfig, ReportConfig
@@ -176,13 +176,14 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
     out, typed = Path(out_dir), f"out_dir={out_dir}"
     if out.name in ("", ".."):
         raise UserError(f"{typed}: name a folder to make, which has a name of its own")
-    check_folder("out_dir", out_dir)
+    check_folder("out_dir", out_dir, is_renamed=True)
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / "model.safetensors").is_file() or (out / "manifest.json").exists():
         raise UserError(f"{typed}: holds other files than a model; choose another folder")
     if not overwrite:
         raise UserError(f"{typed}: holds a model already; choose another folder, or overwrite=true to replace it")
+    check_replaceable("out_dir", out, ("model.safetensors", "config.json", "text"))
 
 
 @dataclass(kw_only=True)

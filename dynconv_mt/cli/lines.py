@@ -50,6 +50,6 @@ def check_writable(option: str, name: str | None) -> None:
 
 
 def use_utf8() -> None:
-    """Let standard output be UTF-8 whatever the locale."""
+    """Let standard output be UTF-8 whatever the locale; bytes of file names that are none go out as they are."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")

@@ -34,7 +34,7 @@ from dynconv_mt.data.chunks import (
     tokenize_chunk,
 )
 from dynconv_mt.data.manifest import Manifest, SplitInfo, describe_inputs, write_manifest
-from dynconv_mt.data.preprocess import STATS, SUMMARY, PreprocessConfig
+from dynconv_mt.data.preprocess import STATS, SUMMARY, TEXT, PreprocessConfig
 from dynconv_mt.data.stats import SplitStats, summarize
 from dynconv_mt.data.store import StoreWriter
 from dynconv_mt.data.workers import Workers
@@ -46,7 +46,6 @@ from dynconv_mt.text.pipeline import TextPipeline
 Files = Mapping[str, Sequence[ParallelFile]]  # split -> its files, a pair per prefix
 _CHUNK = 1000  # pairs that a worker is given at a time
 _TRAIN = "train"
-_TEXT = "text"
 _TOKENIZED = "tokenized"  # folder of the tokenised splits, gone in the end
 
 
@@ -83,7 +82,7 @@ def build_data(config: PreprocessConfig, files: Files, folder: Path, workers: Wo
     (folder / _TOKENIZED).mkdir()
     tokenized = {split: builder.tokenize(split, files[split]) for split in files}
     text = builder.learn(tokenized[_TRAIN])
-    text.save(folder / _TEXT)
+    text.save(folder / TEXT)
     for split in tokenized:
         builder.encode(split, tokenized[split], text)
     shutil.rmtree(folder / _TOKENIZED)
@@ -141,7 +140,7 @@ class _Builder:
     def encode(self, split: str, tokenized: TokenizedSplit, text: TextPipeline) -> None:
         """Encode a tokenised split into its store; clean by length in pieces where that was asked for."""
         clean = self.config.clean if split == _TRAIN and self.config.clean.after_bpe else None
-        job = EncodeJob(tokenized.path, self.folder / _TEXT, text.fingerprint, clean)
+        job = EncodeJob(tokenized.path, self.folder / TEXT, text.fingerprint, clean)
         stats = tokenized.stats
         num_pairs = stats.read - stats.drops.total()
         with (

@@ -58,7 +58,7 @@ def describe_inputs(files: Mapping[str, Sequence[ParallelFile]]) -> dict[str, li
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `data.json`, the last file of a data folder."""
     data = {"format": FORMAT} | asdict(manifest)
-    write_file(folder / MANIFEST, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_file(folder / MANIFEST, json.dumps(data, indent=2) + "\n")
 
 
 def read_manifest(folder: Path | str) -> Manifest:

@@ -6,32 +6,51 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from dynconv_mt.errors import UserError
 
+_HOST = socket.gethostname()  # on a shared disk, other hosts' processes are not ours to judge
 
-def check_folder(option: str, name: str) -> None:
-    """Raise UserError where a file stands in the place of the folder that an option names, or of one above it."""
+
+def check_folder(option: str, name: str, *, is_renamed: bool = False) -> None:
+    """Raise UserError where a file stands in the place of the folder that an option names, or of one above it.
+
+    `is_renamed`: the folder will be built beside its place, which then may not be a mount point.
+    """
     for path in (Path(name), *Path(name).parents):
         if path.exists() and not path.is_dir():
             what = "is a file" if path == Path(name) else f"{path} is a file"
             raise UserError(f"{option}={name}: {what}; name a folder to make")
+    if is_renamed and os.path.ismount(name):
+        raise UserError(f"{option}={name}: is a mount point, which no finished folder can replace; name one within it")
+
+
+def check_replaceable(option: str, folder: Path, own: Collection[str]) -> None:
+    """Raise UserError where a folder that is to be replaced holds entries besides its `own`."""
+    if others := sorted(path.name for path in folder.iterdir() if path.name not in own):
+        raise UserError(
+            f"{option}={folder}: holds something else besides ({others[0]}), which overwrite=true would remove; move "
+            "that away, or choose another folder"
+        )
 
 
 @contextmanager
 def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `folder` that takes its place when the block ends without exception.
 
-    The sibling is called `folder.partial-<process id>`; on any exception, SIGTERM included, it is removed. Those of
-    processes that were killed are removed at the start. `replace` puts it in the place of a folder that exists.
+    The sibling is called `folder.partial-<process id>@<host>`; on any exception, SIGTERM included, it is removed. Those
+    of this host's processes that were killed are removed at the start. `replace` puts it in the place of a folder that
+    exists. Where `folder` is a symbolic link, all this happens to what it names.
     """
+    folder = folder.resolve()
     _remove_stale(folder)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}@{_HOST}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -45,7 +64,7 @@ def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
-    old = folder.with_name(f"{folder.name}.partial-{os.getpid()}-old")
+    old = partial.with_name(f"{partial.name}-old")
     if replace and folder.exists():
         os.replace(folder, old)
     try:
@@ -58,11 +77,11 @@ def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what processes that no longer run have left half built; what they had set aside goes back to its place.
+    """Remove what processes of this host that no longer run have left half built; what they had set aside goes back.
 
     A process killed between the two renames of `_put_in_place` leaves the old folder, whole, under its other name.
     """
-    name = re.compile(re.escape(folder.name) + r"\.partial-(\d+)(-old)?")
+    name = re.compile(re.escape(f"{folder.name}.partial-") + r"(\d+)" + re.escape(f"@{_HOST}") + "(-old)?")
     for path in list(folder.parent.iterdir()) if folder.parent.is_dir() else ():
         match = name.fullmatch(path.name)
         if match is None or _is_running(int(match[1])):

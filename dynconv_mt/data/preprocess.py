@@ -17,15 +17,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.data.manifest import read_manifest
-from dynconv_mt.data.output import build_folder, check_folder
+from dynconv_mt.data.manifest import MANIFEST, Manifest, read_manifest
+from dynconv_mt.data.output import build_folder, check_folder, check_replaceable
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig
+from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig, Tokenization
 from dynconv_mt.text.corpus import ParallelFile, find_pair
 
-STATS, SUMMARY = "stats.json", "summary.txt"
+STATS, SUMMARY, TEXT = "stats.json", "summary.txt", "text"
+SPLITS = ("valid", "test", "train")  # train comes last, so that mistakes in the small ones show at once
 MAX_WORKERS = 1024
+UNSPACED = ("zh", "ja", "th", "lo", "km", "my")  # a whole clause of these languages is one token of Moses'
 
 
 @dataclass(kw_only=True)
@@ -68,6 +70,14 @@ class PreprocessConfig:
         self.text.check()
         self.bpe.check()
         self.clean.check()
+        for option, lang in (("src", self.src), ("tgt", self.tgt)):
+            is_by_tokens = self.clean.ratio is not None and not self.clean.after_bpe
+            if lang in UNSPACED and is_by_tokens and self.text.tokenization is Tokenization.moses:
+                raise UserError(
+                    f"clean.ratio={self.clean.ratio:g}: compares numbers of tokens, and {option}={lang} writes no "
+                    "blanks between words, so that most of its sentences would be dropped; set clean.after_bpe=true, "
+                    "or clean.ratio=null"
+                )
 
     def prefixes(self, split: str) -> list[str]:
         """Return the corpora of a split, in a list whichever way they were given."""
@@ -119,10 +129,10 @@ def preprocess(config: PreprocessConfig) -> Summary:
 
 
 def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
-    """The files of each split that was asked for; train comes last, so that mistakes in the small ones show at once."""
+    """The files of each split that was asked for."""
     return {
         split: [find_pair(prefix, config.src, config.tgt, split) for prefix in config.prefixes(split)]
-        for split in ("valid", "test", "train")
+        for split in SPLITS
         if config.prefixes(split)
     }
 
@@ -130,7 +140,7 @@ def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
 def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]], out_dir: Path) -> bool:
     """Whether `out_dir` holds this very run; False where it may be built, UserError where it may not."""
     typed = f"out_dir={config.out_dir}"
-    check_folder("out_dir", config.out_dir)
+    check_folder("out_dir", config.out_dir, is_renamed=True)
     if not out_dir.exists():
         return False
     if not any(out_dir.iterdir()):
@@ -140,6 +150,7 @@ def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]],
     except UserError:
         raise UserError(f"{typed}: holds other files than this program's data; choose another folder") from None
     if config.overwrite:
+        check_replaceable("out_dir", out_dir, (MANIFEST, SUMMARY, STATS, TEXT, *SPLITS))
         return False
     differences = manifest.differences(config.content_options(), files)
     if differences:
@@ -147,7 +158,23 @@ def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]],
             f"{typed}: holds the data of another run (different: {', '.join(differences)}); choose another folder, or "
             "overwrite=true to replace it"
         )
+    _check_sound(typed, manifest, out_dir)
     return True
+
+
+def _check_sound(typed: str, manifest: Manifest, out_dir: Path) -> None:
+    """Raise UserError where a part of a finished folder is missing or was altered, as far as sizes show it."""
+    from dynconv_mt.data.store import TokenStore  # not before: --help need not wait for its imports
+    from dynconv_mt.text.pipeline import TextPipeline
+
+    try:
+        TextPipeline.load(out_dir / TEXT)
+        for split in manifest.splits:
+            TokenStore.open(out_dir / split)
+        if missing := [name for name in (SUMMARY, STATS) if not (out_dir / name).is_file()]:
+            raise UserError(f"{missing[0]} is missing")
+    except UserError as error:
+        raise UserError(f"{typed}: is damaged ({error}); overwrite=true makes it again") from None
 
 
 def _summary(out_dir: Path, before: str = "", after: str = "") -> Summary:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dynconv_mt.errors import UserError
 
 MAX_BEAM = 10_000
+MAX_LENGTH_PENALTY = 10  # the scores of translations of 1,000 tokens and more are still float32 numbers
 
 
 @dataclass
@@ -29,8 +30,9 @@ class SearchConfig:
         rules = (
             (1 <= self.beam <= MAX_BEAM, f"search.beam={self.beam}: must be at least 1 and at most {MAX_BEAM}"),
             (
-                abs(self.length_penalty) <= 100,
-                f"search.length_penalty={self.length_penalty}: must be a number from -100 to 100",
+                abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
+                f"search.length_penalty={self.length_penalty}: must be a number from "
+                f"-{MAX_LENGTH_PENALTY} to {MAX_LENGTH_PENALTY}",
             ),
             (
                 abs(self.unk_penalty) <= 1e4,

@@ -22,6 +22,7 @@ def forced_scores(
 
     src: (B, S) right-padded ids of lengths (B,); tgt: (B, T) right-padded ids, each row ending in </s>, which is
     scored too. Equal to the `token_scores` that beam search gives the same tokens (`unk_penalty` apart).
+    Raises FloatingPointError for logits that are not finite.
     """
     check_models(models)
     start = tgt.new_full((len(tgt), 1), EOS)
@@ -29,4 +30,6 @@ def forced_scores(
     with evaluating(models):
         log_probs = mean_log_probs([model(src, src_lengths, prev_tgt) for model in models], temperature)
         scores = log_probs.gather(-1, tgt[..., None])[..., 0]
+        if scores.isnan().any():
+            raise FloatingPointError("logits are not finite: the model is damaged, or its precision too low")
         return scores.masked_fill(tgt == PAD, 0.0)

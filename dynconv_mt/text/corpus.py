@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def write_file(path: Path, data: bytes | str) -> None:
         path.write_bytes(content)
         return
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: the name itself may be as long as names can be
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as names can be
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -81,6 +81,7 @@ def _normalizer(lang: str) -> Callable[[str], str]:
     rules = [(re.compile(pattern), template) for pattern, template in MosesPunctNormalizer(lang).substitutions]
 
     def normalize(line: str) -> str:
+        line = line.replace("\r", " ")  # which Moses' first rule would take out from between two words
         for pattern, template in rules:
             line = pattern.sub(template, line)
         return line.strip()

@@ -36,7 +36,8 @@ class SubwordNmtBpe:
         of another form.
         """
         self.dictionary, self.codes = dictionary, codes
-        self._pieces, self._ids = read_dictionary(dictionary)
+        self._pieces, ids = read_dictionary(dictionary)
+        self._ids = {piece: i for piece, i in ids.items() if i not in (BOS, PAD, EOS)}  # which no text becomes
         self._merges = None if codes is None else Merges(codes)
         self._word_ids = functools.lru_cache(_CACHED_WORDS)(self._split_word)
 

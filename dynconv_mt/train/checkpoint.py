@@ -88,6 +88,7 @@ def _difference(path: Path, size: int, sha256: str) -> str | None:
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: bool = True) -> None:
     """Let `fill` write into a new folder, and give it its name when all is on the disk. Replaces an older `folder`."""
+    folder = folder.resolve()  # of a symbolic link, what it names
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (folder.parent / f"{prefix}{folder.name}" for prefix in (_TEMPORARY, _REPLACED))
     _put_back(replaced)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"out_dir": "."}, r"out_dir=\.: must name"),
     ({"out_dir": "a/.."}, r"out_dir=a/\.\.: must name"),
     ({"clean": CleanConfig(ratio=0)}, r"clean\.ratio=0"),
+    ({"src": "zh"}, r"clean\.ratio=9: compares numbers of tokens, and src=zh writes no blanks"),
     ({"bpe": BpeConfig(vocab_size=3)}, r"bpe\.vocab_size=3"),
     ({"bpe": BpeConfig(vocab_size=5000)}, r"bpe\.vocab_size=5000: .* largest possible value for it is \d+"),
     ({"bpe": BpeConfig(vocab_size=5001, joint=False)}, r"bpe\.vocab_size=5001: .* the source side \(en\)"),
@@ -107,11 +109,48 @@ def test_a_failed_replacement_leaves_the_old_data(config: PreprocessConfig, monk
     assert {path: path.read_bytes() for path in Path(config.out_dir).rglob("*") if path.is_file()} == before
 
 
+def test_what_else_lies_in_the_folder_is_never_replaced(config: PreprocessConfig) -> None:
+    preprocess(config)
+    run = Path(config.out_dir) / "run"
+    run.mkdir()
+    with pytest.raises(UserError, match=r"out_dir=\S+data: holds something else besides \(run\)"):
+        preprocess(replace(config, overwrite=True))
+    assert run.is_dir()
+
+
+def test_a_symbolic_link_stays_one(config: PreprocessConfig, tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    Path(config.out_dir).symlink_to(tmp_path / "large disk")
+    for overwrite in (False, True):
+        preprocess(replace(config, overwrite=overwrite))
+        assert Path(config.out_dir).is_symlink()
+        assert (tmp_path / "large disk" / "data.json").is_file()
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
+def test_a_mount_point_is_refused_before_the_work(config: PreprocessConfig) -> None:
+    with pytest.raises(UserError, match="out_dir=/dev/shm: is a mount point"):
+        preprocess(replace(config, out_dir="/dev/shm"))
+
+
+@pytest.mark.parametrize("name", ["train/index.json", "text/pipeline.json", "summary.txt", "stats.json"])
+def test_damage_to_a_finished_folder_is_no_result(config: PreprocessConfig, name: str) -> None:
+    preprocess(config)
+    (Path(config.out_dir) / name).unlink()
+    with pytest.raises(UserError, match=r"is damaged \(.*overwrite=true makes it again"):
+        preprocess(config)
+    preprocess(replace(config, overwrite=True))
+    assert (Path(config.out_dir) / name).is_file()
+
+
 def test_leftovers_of_dead_processes_are_removed(config: PreprocessConfig, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    stale = tmp_path / f"data.partial-{dead.pid}"
-    others = [tmp_path / f"data.partial-{os.getppid()}", tmp_path / "data.partial-notes"]
+    here = socket.gethostname()
+    stale = tmp_path / f"data.partial-{dead.pid}@{here}"
+    living, elsewhere = f"data.partial-{os.getppid()}@{here}", f"data.partial-{dead.pid}@not-{here}"
+    others = [tmp_path / living, tmp_path / elsewhere, tmp_path / "data.partial-notes"]
     for folder in (stale, *others):
         (folder / "train").mkdir(parents=True)
     preprocess(config)
@@ -123,7 +162,7 @@ def test_what_a_killed_process_had_set_aside_returns(tmp_path: Path) -> None:
     """A folder that was to be replaced is whole under its other name; once it has been replaced it is rubbish."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    aside = tmp_path / f"data.partial-{dead.pid}-old"
+    aside = tmp_path / f"data.partial-{dead.pid}@{socket.gethostname()}-old"
     for content in ("old", "older"):
         aside.mkdir()
         (aside / "file").write_text(content)

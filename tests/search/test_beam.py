@@ -232,6 +232,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         ({"temperature": 1e-300}, "search.temperature=1e-300"),
         ({"length_penalty": float("nan")}, "search.length_penalty=nan"),
         ({"length_penalty": -1e308}, "search.length_penalty=-1e"),
+        ({"length_penalty": 10.5}, "search.length_penalty=10.5: must be a number from -10 to 10"),
         ({"unk_penalty": float("inf")}, "search.unk_penalty=inf"),
         ({"max_length_a": float("inf")}, "search.max_length_a=inf"),
         ({"min_length": -1}, "search.min_length=-1"),

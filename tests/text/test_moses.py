@@ -109,6 +109,12 @@ def test_control_characters_part_words_only_if_they_are_blanks() -> None:
     assert tokens == "one twothree coop end"
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_carriage_return_parts_words(normalize: bool) -> None:
+    tokenizer = LineTokenizer("en", TextConfig(normalize_punctuation=normalize))
+    assert tokenizer.tokenize("Hello\rworld, one\r\ntwo") == "Hello world , one two"
+
+
 def test_options_take_effect() -> None:
     line = "„Alt-Stadt“ \u200b…"
     assert LineTokenizer("de", TextConfig()).tokenize(line) == '" Alt-Stadt " ...'

@@ -47,6 +47,11 @@ def test_ids_and_back() -> None:
     assert pickle.loads(pickle.dumps(subword)).encode(LINE) == ids
 
 
+def test_no_text_becomes_a_special_piece() -> None:
+    model = SubwordNmtBpe(b"a 5\n")
+    assert model.encode("a <s> <pad> </s> <unk>") == [4, 3, 3, 3, 3]
+
+
 def test_without_codes_words_are_pieces() -> None:
     subword = SubwordNmtBpe(DICT.encode())
     assert subword.pieces(subword.encode("und@@ er@@ s Haus Hausen")) == ["und@@", "er@@", "s", "Haus", "<unk>"]
