@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from dynconv_mt.text.vocab import EOS, PAD
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 100_000  # lines that are sorted by length, and so held, together
 DEFAULT_SENTENCES = 128  # rows of a batch: more only cost memory (logits of rows × beam × types)
 
 _LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # all that str.splitlines knows
@@ -88,19 +90,28 @@ class Translator:
         A blank line is not shown to the model; a line of more than `max_pieces` subwords is cut there, which is logged
         and marked. `progress` shows a bar on stderr. Raises UserError where a line contains a line break.
         """
+        return list(self.stream(lines, progress))
+
+    def stream(self, lines: Sequence[str], progress: bool = False) -> Iterator[Translation]:
+        """Yield what `translate` returns, so that memory holds no more than a window of them. Raises as that does."""
         if isinstance(lines, str):
             raise TypeError("translate takes a list of lines, not a string")
-        sources = [self._encode(number, line) for number, line in enumerate(lines, start=1)]
-        self._warn_of_cuts([len(ids) for ids in sources])
-        translations = [Translation(line) for line in lines]
         with tqdm(total=len(lines), unit=" lines", disable=not progress, smoothing=0.1) as bar:
-            bar.update(sum(not ids for ids in sources))
-            for rows in self._batches([min(len(ids), self.max_pieces) for ids in sources]):
-                found = self._search([sources[row][: self.max_pieces] for row in rows])
-                for row, hypotheses in zip(rows, found, strict=True):
-                    is_cut = len(sources[row]) > self.max_pieces
-                    translations[row] = self._translation(lines[row], hypotheses, is_cut)
-                bar.update(len(rows))
+            for first in range(0, len(lines), WINDOW):
+                yield from self._translate_window(lines[first : first + WINDOW], first, bar)
+
+    def _translate_window(self, lines: Sequence[str], first: int, bar: tqdm[NoReturn]) -> list[Translation]:
+        """Translate lines of which the first has the index `first`, by length."""
+        sources = [self._encode(number, line) for number, line in enumerate(lines, start=first + 1)]
+        self._warn_of_cuts([len(ids) for ids in sources], first)
+        translations = [Translation(line) for line in lines]
+        bar.update(sum(not ids for ids in sources))
+        for rows in self._batches([min(len(ids), self.max_pieces) for ids in sources]):
+            found = self._search([sources[row][: self.max_pieces] for row in rows])
+            for row, hypotheses in zip(rows, found, strict=True):
+                is_cut = len(sources[row]) > self.max_pieces
+                translations[row] = self._translation(lines[row], hypotheses, is_cut)
+            bar.update(len(rows))
         return translations
 
     def score(self, sources: Sequence[str], targets: Sequence[str], progress: bool = False) -> list[Scored]:
@@ -143,11 +154,11 @@ class Translator:
             raise UserError(f"line {number}: contains a line break; give one sentence per line (str.splitlines helps)")
         return self.text.encode_source(line) if line.strip() else []
 
-    def _warn_of_cuts(self, lengths: Sequence[int]) -> None:
-        cut = [(number, length) for number, length in enumerate(lengths, start=1) if length > self.max_pieces]
+    def _warn_of_cuts(self, lengths: Sequence[int], first: int) -> None:
+        cut = [(number, length) for number, length in enumerate(lengths, start=first + 1) if length > self.max_pieces]
         if cut:
             number, length = cut[0]
-            line = f"line {number}" if len(lengths) > 1 else "the line"
+            line = f"line {number}" if first or len(lengths) > 1 else "the line"
             others = f" and {len(cut) - 1} more lines" if len(cut) > 1 else ""
             logger.warning(
                 f"{line} ({length} pieces){others}: the model reads at most {self.max_pieces} pieces; only the "

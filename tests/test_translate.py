@@ -62,6 +62,18 @@ def test_translations_come_in_the_order_of_the_lines() -> None:
         assert alone.score == pytest.approx(translation.score, abs=1e-4)
 
 
+def test_windows_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the order of the lines nor the numbers by which they are named."""
+    translator = Translator([MODEL], TEXT, search=SEARCH)
+    translator.max_pieces = 12
+    lines = [*LINES, "dog " * 20]
+    expected = [translation.text for translation in translator.translate(lines)]
+    monkeypatch.setattr("dynconv_mt.translate.WINDOW", 2)
+    caplog.clear()
+    assert [translation.text for translation in translator.stream(lines)] == expected
+    assert f"line {len(lines)} (" in caplog.text
+
+
 def test_blank_lines_stay_empty() -> None:
     translations = Translator([MODEL], TEXT, search=SEARCH).translate(LINES)
     assert translations[1] == Translation("")

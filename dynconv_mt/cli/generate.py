@@ -20,7 +20,7 @@ from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.corpus import write_file
 from dynconv_mt.text.pipeline import TextPipeline
-from dynconv_mt.translate import Translation, Translator, load_translator
+from dynconv_mt.translate import Translator, load_translator
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,9 @@ def run(job: GenerateJob) -> int:
         batch=job.batch,
     )
     sources, references = _read_texts(job, translator.text)
-    translations = _translate(translator, sources)
-    _write(job, translations)
+    hypotheses, details = _translate(translator, sources, with_details=job.details is not None)
+    _write(job, hypotheses, details)
     if references:
-        hypotheses = [translation.text for translation in translations]
         scoring = _scoring(job.evaluate, translator.text)
         _report(job, corpus_scores(hypotheses, references, translator.text.tgt, scoring))
     return 0
@@ -74,25 +73,29 @@ def _check_languages(data_dir: str, raw: RawSplit, text: TextPipeline) -> None:
         )
 
 
-def _translate(translator: Translator, sources: Sequence[str]) -> list[Translation]:
-    """Translate with a bar on a terminal, and say how fast it went."""
-    started = time.perf_counter()
-    translations = translator.translate(sources, progress=sys.stderr.isatty())
+def _translate(translator: Translator, sources: Sequence[str], with_details: bool) -> tuple[list[str], list[str]]:
+    """Return the translations and, if asked for, all that is known of each as JSON; show a bar, and the rate."""
+    texts: list[str] = []
+    details: list[str] = []
+    num_pieces, started = 0, time.perf_counter()
+    for translation in translator.stream(sources, progress=sys.stderr.isatty()):
+        texts.append(translation.text)
+        num_pieces += len(translation.pieces)
+        if with_details:
+            details.append(json.dumps(asdict(translation), ensure_ascii=False))
     seconds = time.perf_counter() - started
-    num_pieces = sum(len(translation.pieces) for translation in translations)
     print(
         f"{len(sources):,} sentences, {num_pieces:,} target pieces in {seconds:.1f} s: "
         f"{len(sources) / seconds:,.1f} sentences/s on {translator.compute}",
         file=sys.stderr,
     )
-    return translations
+    return texts, details
 
 
-def _write(job: GenerateJob, translations: Sequence[Translation]) -> None:
+def _write(job: GenerateJob, hypotheses: Sequence[str], details: Sequence[str]) -> None:
     if job.details is not None:  # before standard output, whose reader may be gone
-        lines = (json.dumps(asdict(translation), ensure_ascii=False) for translation in translations)
-        write_file(Path(job.details), "".join(f"{line}\n" for line in lines))
-    text = "".join(f"{translation.text}\n" for translation in translations)
+        write_file(Path(job.details), "".join(f"{line}\n" for line in details))
+    text = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
     if job.output is not None:
         write_file(Path(job.output), text)
     else:
