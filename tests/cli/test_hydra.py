@@ -56,6 +56,9 @@ def test_each_stack_chooses_its_mixer(tmp_path: Path) -> None:
     assert type(typed.encoder.mixer) is AttentionConfig
     with pytest.raises(UserError, match=r"model\.encoder\.mixer\.type=rnn: must be one of attention, light_conv, "):
         train_job("model=dynamicconv_tiny", "model.encoder.mixer.type=rnn")
+    recipe.write_text("train:\n  model: {name: dynamicconv_tiny, encoder: {mixer: {type: [a]}}}\n")
+    with pytest.raises(UserError, match=r"type=\['a'\]: must be one of"):
+        train_job(f"recipe={recipe}")
 
 
 def test_values_have_the_types_of_their_fields() -> None:

@@ -220,6 +220,8 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         model.table.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="sentence 0 of the batch: logits are not finite"):
         beam_search([model], SRC, LENGTHS, CONFIG)
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        forced_scores([model], SRC, LENGTHS, SRC)
 
 
 @pytest.mark.parametrize(
