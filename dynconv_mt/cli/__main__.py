@@ -6,7 +6,7 @@ import sys
 
 import dynconv_mt
 from dynconv_mt.cli.commands import COMMANDS
-from dynconv_mt.cli.main import MISTAKE, run
+from dynconv_mt.cli.main import DONE, MISTAKE, run
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name == "--version":
         print(f"dynconv_mt {dynconv_mt.__version__}")
-        return 0
+        return DONE
     if name not in COMMANDS:
         print(f"usage: python -m dynconv_mt.cli {{{','.join(COMMANDS)}}} name=value ...", file=sys.stderr)
         return MISTAKE

@@ -152,10 +152,11 @@ def _choose_mixers(typed: dict[str, str], section: Mapping[str, Any]) -> dict[st
         option = f"model.{stack}.mixer.{TYPE}"
         name = section.get("model", {}).get(stack, {}).get("mixer", {}).pop(TYPE, None)
         name = typed.pop(option, name)
-        if name is not None and name not in list(MIXER_CONFIGS):  # a recipe may hold anything there, lists too
+        if name is None:
+            continue
+        if name not in list(MIXER_CONFIGS):  # a recipe may hold anything there, lists too
             raise UserError(f"{option}={name}: must be one of {', '.join(MIXER_CONFIGS)}")
-        if name is not None:
-            chosen[stack] = name
+        chosen[stack] = name
     return chosen
 
 

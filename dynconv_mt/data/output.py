@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 from dynconv_mt.errors import UserError
+from dynconv_mt.text.corpus import beyond_link
 
-_HOST = socket.gethostname()  # on a shared disk, other hosts' processes are not ours to judge
+_HOST = os.uname().nodename  # on a shared disk, other hosts' processes are not ours to judge
 
 
 def check_folder(option: str, name: str, *, is_renamed: bool = False) -> None:
@@ -31,9 +31,14 @@ def check_folder(option: str, name: str, *, is_renamed: bool = False) -> None:
         raise UserError(f"{option}={name}: is a mount point, which no finished folder can replace; name one within it")
 
 
+def foreign_entries(folder: Path, own: Collection[str]) -> list[str]:
+    """Return what a folder holds besides its `own` entries, by name; nothing where there is no folder."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+
+
 def check_replaceable(option: str, folder: Path, own: Collection[str]) -> None:
     """Raise UserError where a folder that is to be replaced holds entries besides its `own`."""
-    if others := sorted(path.name for path in folder.iterdir() if path.name not in own):
+    if others := foreign_entries(folder, own):
         raise UserError(
             f"{option}={folder}: holds something else besides ({others[0]}), which overwrite=true would remove; move "
             "that away, or choose another folder"
@@ -48,7 +53,7 @@ def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     of this host's processes that were killed are removed at the start. `replace` puts it in the place of a folder that
     exists. Where `folder` is a symbolic link, all this happens to what it names.
     """
-    folder = folder.resolve()
+    folder = beyond_link(folder)
     _remove_stale(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}@{_HOST}")
     try:

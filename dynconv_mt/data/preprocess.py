@@ -70,13 +70,19 @@ class PreprocessConfig:
         self.text.check()
         self.bpe.check()
         self.clean.check()
+        self._check_ratio()
+
+    def _check_ratio(self) -> None:
+        """Raise UserError where the ratio of lengths would drop most pairs for the way a language is written."""
+        ratio, is_split = self.clean.ratio, self.text.tokenization is Tokenization.none
+        if ratio is None or self.clean.after_bpe or is_split:
+            return
         for option, lang in (("src", self.src), ("tgt", self.tgt)):
-            is_by_tokens = self.clean.ratio is not None and not self.clean.after_bpe
-            if lang in UNSPACED and is_by_tokens and self.text.tokenization is Tokenization.moses:
+            if lang in UNSPACED:
                 raise UserError(
-                    f"clean.ratio={self.clean.ratio:g}: compares numbers of tokens, and {option}={lang} writes no "
-                    "blanks between words, so that most of its sentences would be dropped; set clean.after_bpe=true, "
-                    "or clean.ratio=null"
+                    f"clean.ratio={ratio:g}: compares numbers of tokens, and {option}={lang} writes no blanks between "
+                    "words, so that most of its sentences would be dropped; set clean.after_bpe=true, or "
+                    "clean.ratio=null"
                 )
 
     def prefixes(self, split: str) -> list[str]:

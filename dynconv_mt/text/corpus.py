@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -119,6 +118,11 @@ def read_pairs(prefixes: str | Sequence[str], src: str, tgt: str) -> Iterator[tu
         yield from read_parallel(files)
 
 
+def beyond_link(path: Path) -> Path:
+    """Return what a symbolic link names, and any other path as it is: what a renaming may replace."""
+    return path.resolve() if path.is_symlink() else path
+
+
 def write_file(path: Path, data: bytes | str) -> None:
     """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
 
@@ -129,8 +133,8 @@ def write_file(path: Path, data: bytes | str) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as names can be
+    path = beyond_link(path)
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # short: the name itself may be as long as names can be
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

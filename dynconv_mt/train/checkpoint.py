@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from dynconv_mt.text.corpus import beyond_link
+
 MANIFEST = "manifest.json"
 STATE = "state"
 FORMAT = 1
@@ -88,7 +90,7 @@ def _difference(path: Path, size: int, sha256: str) -> str | None:
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: bool = True) -> None:
     """Let `fill` write into a new folder, and give it its name when all is on the disk. Replaces an older `folder`."""
-    folder = folder.resolve()  # of a symbolic link, what it names
+    folder = beyond_link(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (folder.parent / f"{prefix}{folder.name}" for prefix in (_TEMPORARY, _REPLACED))
     _put_back(replaced)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
-from dynconv_mt.data.output import build_folder
+from dynconv_mt.data.output import build_folder, foreign_entries
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.corpus import find_pair, write_file
 
@@ -38,8 +38,7 @@ def corpus_folder(folder: Path, languages: tuple[str, str]) -> Iterator[Path]:
     Raises UserError where `folder` holds anything but such files of an earlier call.
     """
     own = {f"{split}.{lang}" for split in SPLITS for lang in languages}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
-    if others:
+    if others := foreign_entries(folder, own):
         raise UserError(
             f"{folder}: is where the text of the splits goes, and holds something else ({others[0]}); move that away, "
             "or choose another output folder"
