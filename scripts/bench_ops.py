@@ -6,8 +6,9 @@ Shapes: B sentences, T positions, C channels, H heads, K taps, W beam slots. Tim
 calls, in milliseconds: forward / forward and backward. A factor such as "× SDPA" says how many times as long the other
 takes. The floor of a case is the larger of two times: that of reading every input and writing every output once at the
 speed of `Tensor.copy_` between tensors that take as much memory as x, y and their gradients (caches hold as much of
-them), and that of its multiplications at the speed of a large matrix product (on a CPU in float32, in which it computes
-whatever x is in). No time includes projections.
+them), and that of its multiplications at the speed of a large matrix product or, on a CPU, of a 3 x 3 convolution where
+that is faster (on a CPU in float32, in which it computes whatever x is in). The calls that find these speeds take turns
+with all others, and so meet caches in the same state. No time includes projections.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv_mt.compute import Compute, keep_freed_memory
@@ -119,18 +121,7 @@ class Ceilings:
     """What the machine does at most."""
 
     bytes_per_ms: float  # read and written by a copy
-    operations_per_ms: float  # multiplications and additions of a matrix product
-
-    @classmethod
-    def measure(cls, case: Case, seconds: float) -> Ceilings:
-        """Measure them for the memory that the case takes: x, y and their gradients."""
-        x = case.random(2 * case.sentences, case.positions, case.channels)
-        y = torch.empty_like(x)
-        size, dtype = (1024, torch.float32) if case.device == "cpu" else (4096, case.dtype)
-        a, b, c = (torch.randn(size, size, device=case.device).to(dtype) for _ in range(3))
-        runs: dict[str, Run] = {"copy": lambda: y.copy_(x), "product": lambda: torch.mm(a, b, out=c)}
-        times = shortest(runs, seconds, case.device)
-        return cls(2 * x.numel() * x.element_size() / times["copy"], 2 * size**3 / times["product"])
+    operations_per_ms: float  # multiplications and additions
 
     def floor(self, case: Case) -> Pair:
         """Return the times that nothing can beat."""
@@ -142,11 +133,39 @@ class Ceilings:
         return forward, forward + backward
 
 
-def measure(case: Case, pairs: Pairs, seconds: float) -> dict[str, Pair]:
-    """Return both times of each."""
+class Probes:
+    """Calls that reach the ceilings: a copy within the memory that a case takes, x, y and their gradients; products.
+
+    The products are a large matrix product and, on a CPU, a 3 x 3 convolution: one library or the other may not use the
+    processor's widest vectors, as MKL on AMD's processors.
+    """
+
+    def __init__(self, case: Case) -> None:
+        x = case.random(2 * case.sentences, case.positions, case.channels)
+        y = torch.empty_like(x)
+        size, dtype = (1024, torch.float32) if case.device == "cpu" else (4096, case.dtype)
+        a, b, c = (torch.randn(size, size, device=case.device).to(dtype) for _ in range(3))
+        self.runs: dict[str, Run] = {"copy": lambda: y.copy_(x), "matrix product": lambda: torch.mm(a, b, out=c)}
+        self.bytes = 2 * x.numel() * x.element_size()
+        self.operations = {"matrix product": 2 * size**3}
+        if case.device == "cpu":
+            images, filters = torch.randn(16, 256, 16, 16), torch.randn(256, 256, 3, 3)
+            self.runs["convolution"] = lambda: F.conv2d(images, filters, padding=1)
+            self.operations["convolution"] = 2 * images.numel() * 256 * 9
+
+    def ceilings(self, best: dict[str, float]) -> Ceilings:
+        """Return what the shortest times of the calls come to."""
+        rates = [number / best[name] for name, number in self.operations.items()]
+        return Ceilings(self.bytes / best["copy"], max(rates))
+
+
+def measure(
+    case: Case, pairs: Pairs, others: dict[str, Run], seconds: float
+) -> tuple[dict[str, Pair], dict[str, float]]:
+    """Return both times of each pair, and the time of each of the others; all take turns."""
     runs = {f"{name} {part}": pair[part] for name, pair in pairs.items() for part in (0, 1)}
-    best = shortest(runs, seconds, case.device)
-    return {name: (best[f"{name} 0"], best[f"{name} 1"]) for name in pairs}
+    best = shortest(runs | others, seconds, case.device)
+    return {name: (best[f"{name} 0"], best[f"{name} 1"]) for name in pairs}, best
 
 
 def times(pair: Pair) -> str:
@@ -162,16 +181,18 @@ def factors(pairs: dict[str, Pair], name: str) -> str:
 
 
 SHAPES = ["case", "ours, ms", "over the floor", "× fairseq's algorithm", "× reference", "× reference compiled"]
-SHAPES += ["× conv1d", "× SDPA", "copy GB/s, GEMM GFLOP/s"]
+SHAPES += ["× conv1d", "× SDPA", "copy GB/s, products GFLOP/s"]
 
 
 def shape_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the row of a shape."""
-    ceilings = Ceilings.measure(case, options.seconds / 8)
+    probes = Probes(case)
     pairs = convolutions(case, options.compile) | {"fairseq": fairseq(case), "SDPA": attention(case)}
     if case.operator == "light":
         pairs["conv1d"] = depthwise(case)
-    found, floor = measure(case, pairs, options.seconds), ceilings.floor(case)
+    found, best = measure(case, pairs, probes.runs, options.seconds)
+    ceilings = probes.ceilings(best)
+    floor = ceilings.floor(case)
     over = f"{found['ours'][0] / floor[0]:.2f} / {found['ours'][1] / floor[1]:.2f}"
     others = [factors(found, name) for name in ("fairseq", "reference", "compiled", "conv1d", "SDPA")]
     others[-1] += f" ({attention_backend(case)})"
@@ -185,7 +206,7 @@ GROWTH = ["case", "ours, ms", "ns a position", "× SDPA"]
 def growth_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the row of a length."""
     pairs = convolutions(case, False)
-    found = measure(case, {"ours": pairs["ours"], "SDPA": attention(case)}, options.seconds)
+    found, _ = measure(case, {"ours": pairs["ours"], "SDPA": attention(case)}, {}, options.seconds)
     nanoseconds = "{:.0f} / {:.0f}".format(*(1e6 * t / (case.sentences * case.positions) for t in found["ours"]))
     yield [str(case), times(found["ours"]), nanoseconds, f"{factors(found, 'SDPA')} ({attention_backend(case)})"]
 
