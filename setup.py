@@ -10,7 +10,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from dynconv_mt.ops.build import BuildError, build, build_cuda, chosen_archs  # noqa: E402  (this checkout's)
+from dynconv_mt.ops.build import BuildError, build, build_cuda, chosen_archs, consequence  # noqa: E402  (this checkout's)
 
 
 class BuildKernels(build_ext):
@@ -22,13 +22,14 @@ class BuildKernels(build_ext):
         return [folder / "_C.so", folder / "_C_cuda.so"]
 
     def run(self) -> None:
-        cpu, cuda = self.targets()
+        target, cuda = self.targets()
         try:
-            build(cpu, ROOT / "csrc")
+            build(target, ROOT / "csrc")
+            target = cuda
             if archs := chosen_archs(None):
                 build_cuda(archs, cuda, ROOT / "csrc")
         except BuildError as error:
-            print(f"no compiled kernels, so the slower reference operators will run: {error}", file=sys.stderr)
+            print(consequence(target, error), file=sys.stderr)
 
     def get_outputs(self) -> list[str]:
         return [] if self.inplace else [str(path) for path in self.targets() if path.is_file()]

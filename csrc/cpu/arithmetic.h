@@ -103,7 +103,8 @@ inline Vec<float> exp_of_negative(Vec<float> x) {
   poly = poly * r + 6.93146967e-1f;
   poly = poly * r + 1.00000007f;
   const FloatBits result = bit_cast<FloatBits>(poly) + (bit_cast<FloatBits>(shifted) << 23);
-  return bit_cast<Vec<float>>(result & ~is_tiny);
+  const FloatBits is_nan = (FloatBits)(x != x);  // whose low bits would else have become an exponent: all ones instead
+  return bit_cast<Vec<float>>((result & ~is_tiny) | is_nan);
 }
 
 inline Vec<double> exp_of_negative(Vec<double> x) {

@@ -51,12 +51,12 @@ ARCHS = "80;90;100"  # A100, H100 and H200, B200
 
 
 class BuildError(Exception):
-    """Why there are no compiled kernels, in one line."""
+    """Why kernels were not compiled, in one line."""
 
 
 def find_compiler(variable: str = "CXX", default: str = "c++") -> list[str]:
     """Return the command of a compiler: what the environment variable says, or the system's."""
-    command = shlex.split(os.environ.get(variable, "")) or [default]
+    command = flags_of(variable) or [default]
     if shutil.which(command[0]) is None:
         language = {"CXX": "C++", "NVCC": "CUDA"}[variable]
         raise BuildError(f"no {language} compiler: {command[0]!r} is not on the PATH; install one or set {variable}")
@@ -75,8 +75,12 @@ def find_torch() -> Path:
 
 
 def flags_of(variable: str) -> list[str]:
-    """Return the options that an environment variable adds."""
-    return shlex.split(os.environ.get(variable, ""))
+    """Return the words of an environment variable, as a shell would part them."""
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BuildError(f"{variable}={text}: {error}") from None
 
 
 def run_all(commands: Sequence[Sequence[str]]) -> None:
@@ -87,7 +91,7 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
     outputs = [process.communicate()[0] for process in running]
     for command, process, output in zip(commands, running, outputs, strict=True):
         if process.returncode:
-            lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
+            lines = [line for line in output.splitlines() if re.search(r"\berror\b.*:", line)] or output.splitlines()
             raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else shlex.join(command)}")
 
 
@@ -100,7 +104,7 @@ def link_flags(torch: Path) -> list[str]:
 
 def is_current(target: Path, csrc: Path, part: str) -> bool:
     """Return whether the library is newer than the sources of its part of `csrc`, cpu or cuda, and than this file."""
-    if not target.is_file():
+    if not (target.is_file() and csrc.is_dir()):
         return False
     sources = [Path(__file__), *csrc.glob("*.h"), *(csrc / part).iterdir()]
     return max(path.stat().st_mtime for path in sources) < target.stat().st_mtime
@@ -113,11 +117,14 @@ def build_in(target: Path, csrc: Path, compile_to: Callable[[Path], None]) -> No
     """
     if not csrc.is_dir():
         raise BuildError(f"{csrc} does not exist: kernels are compiled in a checkout or from an sdist")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        library = Path(folder) / target.name
-        compile_to(library)
-        os.replace(library, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+            library = Path(folder) / target.name
+            compile_to(library)
+            os.replace(library, target)
+    except OSError as error:  # of the folder, or of a compiler that is no program
+        raise BuildError(str(error)) from None
 
 
 def build(target: Path = TARGET, csrc: Path = CSRC) -> bool:
@@ -193,6 +200,14 @@ def mark_of(archs: Sequence[str]) -> bytes:
     return f"dynconv_mt archs {';'.join(archs)}\0".encode()
 
 
+def consequence(target: Path, error: BuildError) -> str:
+    """Return one line that says why the library `target` was not compiled, and what runs therefore."""
+    what = "kernels for GPUs" if target.name == CUDA_TARGET.name else "kernels"
+    if target.is_file():
+        return f"{target.name} stays as it was: {error}"
+    return f"no compiled {what}, so the slower reference operators run: {error}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile in place, and say in one line what came of it."""
     parser = argparse.ArgumentParser(prog="python -m dynconv_mt.ops.build", description=(__doc__ or "").splitlines()[0])
@@ -204,13 +219,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"also for GPUs of these architectures: {ARCHS!r} if none are named, neither here nor in {ARCHS_VARIABLE}",
     )
     options = parser.parse_args(arguments)
+    target = TARGET
     try:
         print(f"{TARGET}: {'compiled' if build(TARGET, CSRC) else 'up to date'}", flush=True)
+        target = CUDA_TARGET
         if archs := chosen_archs(options.cuda):
             is_new = build_cuda(archs, CUDA_TARGET, CSRC)
             print(f"{CUDA_TARGET}: {'compiled' if is_new else 'up to date'} for {', '.join(archs)}")
     except BuildError as error:
-        print(f"no compiled kernels, so the slower reference operators run: {error}", file=sys.stderr)
+        print(consequence(target, error), file=sys.stderr)
         return 1
     return 0
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynconv_mt.ops.functional import OPERATORS, check_dtype, check_heads, check_x, sizes
+from dynconv_mt.ops.functional import OPERATORS, check_device, check_dtype, check_heads, check_x, sizes
+from dynconv_mt.ops.library import cast, is_autocast
 from dynconv_mt.ops.reference import compute_dtype
 
 
@@ -24,7 +25,7 @@ class ConvState:
 
     buffer: Tensor  # (B, W, K - 1, C); zeros where nothing has been written, as the convolution reads them
     slots: Tensor  # (B, W, K - 1) int64
-    position: int = 0  # how many inputs every hypothesis has had
+    position: int = 0  # how many inputs every hypothesis has had; on the host, so that no CUDA graph can count it
 
     @classmethod
     def empty(cls, num_sentences: int, beam: int, kernel_size: int, like: Tensor) -> ConvState:
@@ -47,14 +48,15 @@ class ConvState:
 def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: bool = True) -> Tensor:
     """Return what `dynamic_conv` with padding_left = K - 1 returns at N new positions, and append them to `state`.
 
-    x (B, W', N, C) with W' at most the beam of the state; logits (B, W', N, H·K), dtype of x; y (B, W', N, C). Not
+    x (B, W', N, C) with W' at most the beam of the state; a slot that sits a step out has lost its place and comes back
+    by `reorder` only. logits (B, W', N, H·K), dtype of x; y (B, W', N, C). Not
     differentiable. Raises ValueError where shapes do not fit.
     """
     kernel_size = state.buffer.shape[2] + 1
     if x.dim() != 4 or logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size:
         expected = f"({', '.join(map(str, x.shape[:3]))}, H·{kernel_size})"
         raise ValueError(f"logits: expected shape {expected} for x {sizes(x)}, found {sizes(logits)}")
-    check_input(x, logits.shape[3] // kernel_size, "logits", state)
+    check_input(x, logits, logits.shape[3] // kernel_size, "logits", state)
     check_dtype(x, "logits", logits)
     return step("dynamic_conv_step", x, logits, state, softmax)
 
@@ -68,7 +70,7 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
     kernel_size = state.buffer.shape[2] + 1
     if weight.dim() != 2 or weight.shape[1] != kernel_size:
         raise ValueError(f"weight: expected shape (H, {kernel_size}) for this state, found {sizes(weight)}")
-    check_input(x, weight.shape[0], "weight", state)
+    check_input(x, weight, weight.shape[0], "weight", state)
     if weight.dtype != torch.float32 or x.dtype == torch.float64:
         check_dtype(x, "weight", weight)
     return step("light_conv_step", x, weight, state, softmax)
@@ -76,16 +78,19 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
 
 @torch.no_grad()
 def step(name: str, x: Tensor, taps: Tensor, state: ConvState, softmax: bool) -> Tensor:
-    """Return y of the operator `name` at N new inputs x (B, W, N, C), and count them."""
+    """Return y of the operator `name` at N new inputs x (B, W, N, C), and count them. Autocast is as for all inputs."""
     operator = getattr(OPERATORS, name)
+    if is_autocast(x.device.type):
+        x, taps = cast(name, x, taps)
     y: Tensor = operator(x, taps, state.buffer, state.slots, position=state.position, softmax=softmax)
     state.position += x.shape[2]
     return y
 
 
-def check_input(x: Tensor, num_heads: int, name: str, state: ConvState) -> None:
-    """Raise ValueError unless x (B, W', N, C) fits the state and the heads of argument `name` divide its channels."""
-    num_sentences, beam, _, num_channels = state.buffer.shape
+def check_input(x: Tensor, taps: Tensor, num_heads: int, name: str, state: ConvState) -> None:
+    """Raise ValueError unless x (B, W', N, C) fits the state and the heads of `taps`, argument `name`, its channels."""
+    num_sentences, _, _, num_channels = state.buffer.shape
+    beam = state.slots.shape[1]
     is_fitting = x.dim() == 4 and (x.shape[0], x.shape[3]) == (num_sentences, num_channels) and x.shape[1] <= beam
     if not is_fitting:
         expected = f"({num_sentences}, at most {beam}, N, {num_channels})"
@@ -94,5 +99,7 @@ def check_input(x: Tensor, num_heads: int, name: str, state: ConvState) -> None:
     check_heads(x.flatten(0, 1), num_heads, name)
     if x.device != state.buffer.device:
         raise ValueError(f"x: expected on {state.buffer.device}, the device of this state, found on {x.device}")
+    check_device(x, name, taps)
+    check_device(x, "state.slots", state.slots)
     if state.buffer.dtype not in (x.dtype, compute_dtype(x)):
         raise ValueError(f"x: expected {state.buffer.dtype}, the dtype of this state, found {x.dtype}")

@@ -118,14 +118,14 @@ def check_x(x: Tensor) -> None:
 
 
 def check_heads(x: Tensor, num_heads: int, name: str) -> None:
-    """Raise ValueError unless the heads of the argument `name` divide the channels of x."""
-    if x.shape[2] % num_heads:
+    """Raise ValueError unless there are heads of the argument `name`, and they divide the channels of x."""
+    if num_heads < 1 or x.shape[2] % num_heads:
         raise ValueError(f"{name}: its {num_heads} heads do not divide the {x.shape[2]} channels of x {sizes(x)}")
 
 
 def check_dtype(x: Tensor, name: str, tensor: Tensor) -> None:
     """Raise ValueError unless the argument `name` has the dtype of x, or gets it from autocast."""
-    is_cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, tensor.dtype)
+    is_cast = library.is_autocast(x.device.type) and torch.float64 not in (x.dtype, tensor.dtype)
     if tensor.dtype != x.dtype and not is_cast:
         raise ValueError(f"{name}: expected {x.dtype}, the dtype of x, found {tensor.dtype}")
 
@@ -142,8 +142,9 @@ def checked_seed(x: Tensor, seed: Tensor | None, dropout: float) -> Tensor | Non
         raise ValueError(f"dropout={dropout}: a probability of at least 0 and below 1")
     if dropout == 0.0:
         return None
-    if seed is None:
-        raise ValueError(f"seed: needed for dropout={dropout}; pass torch.randint(2**62, (1,), device=x.device)")
+    if not isinstance(seed, Tensor):
+        found = "" if seed is None else f", found {seed!r}"
+        raise ValueError(f"seed: needed for dropout={dropout}; pass torch.randint(2**62, (1,), device=x.device){found}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise ValueError(f"seed: expected one number of torch.int64, found {sizes(seed)} of {seed.dtype}")
     check_device(x, "seed", seed)
@@ -154,6 +155,8 @@ def checked_lengths(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     """Return the lengths as kernels take them: (B,) int64, or None."""
     if lengths is None:
         return None
+    if not isinstance(lengths, Tensor):
+        raise ValueError(f"lengths: expected a tensor of ({x.shape[0]},) integers, found {lengths!r}")
     if lengths.dtype not in INTEGERS or lengths.shape != x.shape[:1]:
         found = f"{sizes(lengths)} of {lengths.dtype}"
         raise ValueError(f"lengths: expected ({x.shape[0]},) integers (int64 or int32) for x {sizes(x)}, found {found}")

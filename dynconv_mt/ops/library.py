@@ -22,14 +22,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from dynconv_mt.ops import reference
 
+P = ParamSpec("P")
+R = TypeVar("R")
 NAMESPACE = "dynconv_mt"
 OPTIONS = "int padding_left, bool softmax, float dropout"
 INPUTS = {  # operator: (its inputs, its options); options are keyword-only
@@ -73,18 +76,42 @@ def refuse(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("light_conv and dynamic_conv have no second derivatives")
 
 
+def is_autocast(device_type: str) -> bool:
+    """Return whether autocast is on for a kind of device; never for one that it does not know, such as meta."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def cast(name: str, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x and taps as autocast wants them: activations change their dtype, LightConv's small weight does not."""
+    if x.dtype is torch.float64:  # which autocast leaves alone everywhere
+        return x, taps
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), taps.to(dtype) if name.startswith("dynamic_conv") else taps.float()
+
+
 def autocast(name: str, device_type: str) -> Callable[..., Tensor]:
-    """Return the kernel that runs under autocast: activations change their dtype, LightConv's small weight does not."""
+    """Return the kernel that runs under autocast."""
     operator = getattr(getattr(torch.ops, NAMESPACE), name)
 
     def run(x: Tensor, taps: Tensor, *inputs: Tensor | None, **options: Any) -> Tensor:
-        if x.dtype is not torch.float64:  # which autocast leaves alone everywhere
-            dtype = torch.get_autocast_dtype(device_type)
-            x = x.to(dtype)
-            taps = taps.to(dtype) if name == "dynamic_conv" else taps.float()
+        x, taps = cast(name, x, taps)
         with torch.autocast(device_type, enabled=False):
             y: Tensor = operator(x, taps, *inputs, **options)
         return y
+
+    return run
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a reference operator compute in the precision it chooses: its products would follow autocast's."""
+
+    @wraps(function)
+    def run(*inputs: P.args, **options: P.kwargs) -> R:
+        x = inputs[0]
+        if not (isinstance(x, Tensor) and is_autocast(x.device.type)):
+            return function(*inputs, **options)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(*inputs, **options)
 
     return run
 
@@ -99,7 +126,7 @@ def register(name: str) -> None:
     }
     for operator, schema in schemas.items():
         _LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _LIBRARY.impl(operator, getattr(reference, operator), "CompositeExplicitAutograd")
+        _LIBRARY.impl(operator, without_autocast(getattr(reference, operator)), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake_forward)
     torch.library.register_fake(f"{NAMESPACE}::{backward}", fake_backward)
     torch.library.register_autograd(f"{NAMESPACE}::{name}", differentiate(name), setup_context=save_inputs)
@@ -111,9 +138,9 @@ def register(name: str) -> None:
 def register_step(name: str) -> None:
     """Declare an operator of decoding, which changes two of its inputs and has no gradient."""
     state = "Tensor(a!) buffer, Tensor(b!) slots"
-    schema = f"(Tensor x, {STEPS[name]}, {state}, *, int position, bool softmax) -> Tensor"
+    schema = f"(Tensor x, {STEPS[name]}, {state}, *, SymInt position, bool softmax) -> Tensor"
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, without_autocast(getattr(reference, name)), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake_forward)
 
 

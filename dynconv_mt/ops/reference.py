@@ -136,7 +136,8 @@ def past_sums(taps: Tensor, buffer: Tensor, slots: Tensor, position: int) -> Ten
     """Return the sums (B, W, N, H, E) of the buffered inputs times taps (B, W, H, N, K - 1), the oldest input first.
 
     Each sentence's whole buffer is the right side of a matrix product, as it lies. The left side has the tap of every
-    input in the column of the row where it was written and zeros elsewhere: indices move, states do not.
+    input in the column of the row where it was written and zeros elsewhere: indices move, states do not. (And an Inf or
+    NaN in one hypothesis reaches all of its sentence, as one in a tile does without compiled kernels.)
     """
     num_slots, num_heads, num_new, num_past = taps.shape[1:]
     columns = slots[:, :num_slots] * num_past + torch.arange(num_past, device=taps.device)  # (B, W, K - 1)
@@ -178,7 +179,8 @@ def depthwise(x: Tensor, taps: Tensor, padding_left: int) -> Tensor:
     """
     if x.numel() == 0:
         return x.new_zeros(x.shape)
-    (num_heads, kernel_size), num_channels = taps.shape, x.shape[2]
+    (num_heads, kernel_size), (num_positions, num_channels) = taps.shape, x.shape[1:]
+    padding_left = max(-num_positions, min(padding_left, num_positions + kernel_size))  # beyond that all are zeros
     margin = max(padding_left, kernel_size - 1 - padding_left)  # it pads both ends alike; the surplus is cut off
     kernels = taps.repeat_interleave(num_channels // num_heads, 0)[:, None, None]  # (C, 1, 1, K)
     y = F.conv2d(x.mT.unsqueeze(2), kernels, padding=(0, margin), groups=num_channels)  # (B, C, 1, ≥ T)

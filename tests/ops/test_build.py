@@ -45,9 +45,48 @@ def test_without_sources(tmp_path: Path) -> None:
         build.build(tmp_path / "_C.so", tmp_path / "csrc")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [("CXX", "'c++", r"CXX='c\+\+: No closing quotation"), ("CXXFLAGS", '"', 'CXXFLAGS=": No closing quotation')],
+)
+def test_options_that_no_shell_would_read(
+    variable: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(build.BuildError, match=message):
+        build.build(tmp_path / "_C.so", sources(tmp_path / "csrc", ""))
+
+
+def test_a_compiler_that_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compiler").write_bytes(b"\0\0 no machine code")
+    (tmp_path / "compiler").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
+    with pytest.raises(build.BuildError, match="Exec format error"):
+        build.build(tmp_path / "_C.so", sources(tmp_path / "csrc", ""))
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(build.BuildError, match="file"):
+        build.build(tmp_path / "file" / "_C.so", sources(tmp_path / "csrc", ""))
+
+
+def test_a_library_without_sources_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in an installed wheel."""
+    monkeypatch.setattr(build, "CSRC", tmp_path / "csrc")
+    monkeypatch.setattr(build, "TARGET", tmp_path / "_C.so")
+    (tmp_path / "_C.so").write_text("machine code")
+    assert build.main([]) == 1
+    assert capsys.readouterr().err.startswith("_C.so stays as it was: ")
+    assert (tmp_path / "_C.so").read_text() == "machine code"
+
+
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first error is told in one line, a library that was there stays, and nothing else is left behind."""
-    text = "echo 'some note'\necho 'x.cpp:1: error: it is broken'\necho 'error: two'\nexit 1"
+    said = ["some note", "some error in a sentence", "x.cpp:1: error: it is broken", "error: two"]
+    text = "\n".join([*(f"echo '{line}'" for line in said), "exit 1"])
     monkeypatch.setenv("CXX", script(tmp_path / "compiler", text))
     target = tmp_path / "out" / "_C.so"
     target.parent.mkdir()
@@ -112,7 +151,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert built[1].is_file()
     assert capsys.readouterr().out.splitlines()[1:] == [f"{built[0]}: up to date", f"{built[1]}: compiled for 90"]
     assert build.main(["--cuda", "ninety"]) == 1
-    assert capsys.readouterr().err.startswith("no compiled kernels, so the slower reference operators run: --cuda=")
+    assert capsys.readouterr().err.startswith("_C_cuda.so stays as it was: --cuda=ninety")
+    built[1].unlink()
+    assert build.main(["--cuda", "ninety"]) == 1
+    assert capsys.readouterr().err.startswith("no compiled kernels for GPUs, so the slower reference operators run: ")
 
 
 def test_kernels_for_gpus_are_loaded_beside_a_torch_with_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

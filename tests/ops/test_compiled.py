@@ -137,6 +137,17 @@ def test_agree_without_gradient_memory() -> None:
     compare((x, logits, weight, torch.ones(()).expand(2, 9, 16)), options)
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7F800001, 0x7FFFFFFF, -1])
+def test_every_nan_among_the_logits_is_seen(bits: int) -> None:
+    logits = torch.zeros(1, 2, 3)
+    logits[0, 0, 1] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0]
+    y = OPERATORS.dynamic_conv(
+        torch.ones(1, 2, 1), logits, None, None, kernel_size=3, padding_left=1, softmax=True, dropout=0.0
+    )
+    assert y[0, 0].isnan().all()
+    assert not y[0, 1].isnan().any()
+
+
 def test_threads_change_nothing() -> None:
     """Results are the same to the last bit."""
     tensors = random_inputs((5, 300, 64), 4, 15, torch.float32)

@@ -149,6 +149,45 @@ def test_compiled_in_one_graph() -> None:
     torch.testing.assert_close(states[0].buffer, states[1].buffer)
 
 
+@pytest.mark.parametrize("is_dynamic", [True, False])
+def test_a_loop_of_steps_is_compiled_once_for_all_positions(is_dynamic: bool) -> None:
+    def step(x: Tensor, taps: Tensor, state: ConvState) -> Tensor:
+        return dynamic_conv_step(x, taps, state) if is_dynamic else light_conv_step(x, taps, state)
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    states = [ConvState.empty(2, 3, 4, torch.empty(0, C)) for _ in range(2)]
+    for _ in range(12):
+        x, taps = torch.randn(2, 3, 1, C), torch.randn(2, 3, 1, H * 4) if is_dynamic else torch.randn(H, 4)
+        torch.testing.assert_close(compiled(x, taps, states[0]), step(x, taps, states[1]))
+    assert states[0].position == 12
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # one for the first position, one for any
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_light_weight_in_float32_beside_half_precision(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(2, 3, 7, C).to(dtype), torch.randn(H, 4)
+    state = ConvState.empty(2, 3, 4, x)
+    found = torch.cat([light_conv_step(x[:, :, i : i + 1], weight, state) for i in range(7)], 2)
+    expected = light_conv(x.flatten(0, 1), weight, 3).unflatten(0, (2, 3))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=TOLERANCES[dtype] * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_is_that_of_the_full_operators(dtype: torch.dtype) -> None:
+    x, logits = torch.randn(1, 2, 5, C), torch.randn(1, 2, 5, H * 4).to(dtype)
+    weight = torch.randn(H, 4)
+    dynamic_state, light_state = (ConvState.empty(1, 2, 4, torch.empty(0, C)) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = dynamic_conv_step(x, logits, dynamic_state), light_conv_step(x, weight, light_state)
+        expected = full_dynamic(x, logits, 4, True), light_conv(x.flatten(0, 1), weight, 3).view(x.shape)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=0.0, atol=8e-3 * other.abs().max().item())
+
+
 def test_no_graph_is_kept() -> None:
     weight = torch.randn(H, 4, requires_grad=True)
     state = ConvState.empty(1, 1, 4, torch.empty(0, C))
@@ -170,6 +209,16 @@ def test_wrong_arguments_are_named() -> None:
         light_conv_step(x, torch.randn(2, 5), state)
     with pytest.raises(ValueError, match=r"weight: its 4 heads do not divide the 6 channels"):
         light_conv_step(x, torch.randn(4, 7), state)
+    for taps, operator in ((logits, dynamic_conv_step), (torch.randn(H, 7), light_conv_step)):
+        with pytest.raises(ValueError, match=r"(logits|weight): expected on cpu, the device of x, found on meta"):
+            operator(x, taps.to("meta"), state)
+        with pytest.raises(ValueError, match=r"(logits|weight): its 0 heads do not divide"):
+            operator(x, taps[..., :0] if taps is logits else taps[:0], state)
+        with pytest.raises(ValueError, match=r"state.slots: expected on cpu, the device of x, found on meta"):
+            operator(x, taps, ConvState(state.buffer, state.slots.to("meta")))
+        with pytest.raises(ValueError, match=r"x: expected shape \(2, at most 1, N, 6\) for this state"):
+            operator(x, taps, ConvState(state.buffer, state.slots[:, :1]))
+    assert state.position == 0
     with pytest.raises(ValueError, match="kernel_size=0"):
         ConvState.empty(2, 3, 0, torch.empty(0, C))
     with pytest.raises(ValueError, match=r"logits: expected torch.float32, the dtype of x, found torch.float64"):

@@ -90,6 +90,27 @@ def test_autocast_leaves_the_light_weight_in_float32() -> None:
     torch.testing.assert_close(gradients(torch.compile(run, fullgraph=True, backend="aot_eager")), eager)
 
 
+def test_gradients_do_not_depend_on_where_autocast_ends() -> None:
+    """The backward computes in float32 at least, also where it is called within autocast."""
+    found = []
+    for is_within in (True, False):
+        inputs = [tensor.clone().requires_grad_() for tensor in (X, LOGITS, WEIGHT)]
+        with torch.autocast("cpu", torch.bfloat16):
+            y = both(*inputs)
+            if is_within:
+                y.float().sum().backward()
+        if not is_within:
+            y.float().sum().backward()
+        found.append([tensor.grad for tensor in inputs])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_shapes_alone() -> None:
+    x, logits, weight = (tensor.to("meta") for tensor in (X, LOGITS, WEIGHT))
+    assert dynamic_conv(x, logits, K, 1).shape == light_conv(x, weight, 1).shape == X.shape
+
+
 def test_checkpointing_draws_the_same_mask() -> None:
     def draw(x: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
         return both(x, logits, weight, torch.randint(2**62, (1,)))
@@ -146,6 +167,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LIGHT, {"dropout": 0.1, "seed": torch.tensor([1, 2])}, r"seed: expected one number of torch.int64, found \(2,\)"),
     (LIGHT, {"dropout": 0.1, "seed": torch.rand(1)}, r"seed: .*found \(1,\) of torch.float32"),
     (LIGHT, {"lengths": torch.tensor([1, 2, 3])}, r"lengths: expected \(2,\) integers .*found \(3,\) of torch.int64"),
+    (LIGHT, {"dropout": 0.1, "seed": 5}, r"seed: needed for dropout=0.1; .*, found 5"),
+    (LIGHT, {"lengths": [1, 2]}, r"lengths: expected a tensor of \(2,\) integers, found \[1, 2\]"),
     (LIGHT, {"lengths": torch.rand(2)}, r"lengths: .*found \(2,\) of torch.float32"),
 ]
 
