@@ -148,10 +148,13 @@ def test_every_nan_among_the_logits_is_seen(bits: int) -> None:
     assert not y[0, 1].isnan().any()
 
 
-def test_threads_change_nothing() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])  # light_conv has a way of its own without
+def test_threads_change_nothing(dropout: float, dtype: torch.dtype) -> None:
     """Results are the same to the last bit."""
-    tensors = random_inputs((5, 300, 64), 4, 15, torch.float32)
-    options: Options = {"padding_left": 7, "softmax": True, "dropout": 0.1, "seed": torch.tensor([1]), "lengths": None}
+    tensors = random_inputs((5, 300, 64), 4, 15, dtype)
+    seed = torch.tensor([1]) if dropout else None
+    options: Options = {"padding_left": 7, "softmax": True, "dropout": dropout, "seed": seed, "lengths": None}
     expected = all_results(OPERATORS, *tensors, **options)
     for num_threads in (2, 3, 7):
         torch.set_num_threads(num_threads)

@@ -122,6 +122,24 @@ def test_kernels_agree_with_the_reference(data: st.DataObject) -> None:
         torch.testing.assert_close(found, expected, rtol=0.0, atol=tolerance)
 
 
+@pytest.mark.parametrize("is_dynamic", [True, False])
+def test_threads_change_no_step(is_dynamic: bool) -> None:
+    """Results are the same to the last bit."""
+    torch.manual_seed(1)
+    steps = [(torch.randn(32, 5, 1, 128), torch.randn(32, 5, 1, 4 * 31)) for _ in range(40)]
+    weight, parents = torch.randn(4, 31), torch.randint(5, (40, 32, 5))
+    results = []
+    for num_threads in (1, 2, 3, 7):
+        torch.set_num_threads(num_threads)
+        state = ConvState.empty(32, 5, 31, torch.empty(0, 128))
+        ys = []
+        for (x, logits), moves in zip(steps, parents, strict=True):
+            ys.append(dynamic_conv_step(x, logits, state) if is_dynamic else light_conv_step(x, weight, state))
+            state.reorder(moves)
+        results.append(torch.stack(ys))
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
 @pytest.mark.parametrize("name", ["dynamic_conv_step", "light_conv_step"])
 def test_opcheck(name: str) -> None:
     """The schema tells torch that the buffer and the slots change."""
