@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 import dynconv_mt
 from dynconv_mt.data.chunks import (
-    EncodeItem,
     EncodeJob,
     LearnJob,
     TokenizedChunk,
@@ -140,18 +139,15 @@ class _Builder:
 
     def encode(self, split: str, tokenized: TokenizedSplit, text: TextPipeline) -> None:
         """Encode a tokenised split into its store; clean by length in pieces where that was asked for."""
-        config, is_train = self.config, split == _TRAIN
-        clean = config.clean if is_train and config.clean.after_bpe else None
-        dropout, samples = (config.bpe.dropout, config.bpe.num_samples) if is_train else (0.0, 1)
-        job = EncodeJob(tokenized.path, self.folder / TEXT, text.fingerprint, clean, dropout)
-        items = [EncodeItem(*span, sample) for sample in range(samples) for span in tokenized.spans]
+        clean = self.config.clean if split == _TRAIN and self.config.clean.after_bpe else None
+        job = EncodeJob(tokenized.path, self.folder / TEXT, text.fingerprint, clean)
         stats = tokenized.stats
-        num_pairs = (stats.read - stats.drops.total()) * samples
+        num_pairs = stats.read - stats.drops.total()
         with (
             StoreWriter(self.folder / split, text.fingerprint) as store,
             _Bar(desc=f"encode {split}", total=num_pairs, unit=" pairs", disable=None) as bar,
         ):
-            for chunk in self.workers.map(partial(encode_chunk, job), items):
+            for chunk in self.workers.map(partial(encode_chunk, job), tokenized.spans):
                 store.add_many(zip(chunk.src.sentences(), chunk.tgt.sentences(), strict=True))
                 stats.src.add(chunk.src_stats)
                 stats.tgt.add(chunk.tgt_stats)
@@ -206,8 +202,6 @@ def _describe(config: PreprocessConfig, text: TextPipeline, splits: Mapping[str,
     if not text.joint:
         kind = f"BPE, {text.src_vocab_size:,} and {text.tgt_vocab_size:,} pieces"
     title = f"{config.src} to {config.tgt}: {kind}, fingerprint {text.fingerprint[:12]}"
-    if config.bpe.dropout:
-        title += f"; training pairs {config.bpe.samples} times each, with bpe.dropout={config.bpe.dropout:g}"
     write_file(folder / SUMMARY, summarize(title, splits, config.src, config.tgt))
 
 

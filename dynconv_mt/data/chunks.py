@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
-from zlib import crc32
 
 from dynconv_mt.data.stats import SideStats
-from dynconv_mt.text.bpe import SentencePieceBpe, learn_bpe, with_seed
+from dynconv_mt.text.bpe import SentencePieceBpe, learn_bpe
 from dynconv_mt.text.clean import Cleaner, Drop, pair_hash
 from dynconv_mt.text.config import BpeConfig, CleanConfig
 from dynconv_mt.text.moses import LineTokenizer
@@ -97,15 +95,6 @@ class EncodeJob:
     text_folder: Path
     fingerprint: str
     clean: CleanConfig | None  # lengths in pieces to clean by; None: every pair stays
-    dropout: float = 0.0  # of BPE's merges
-
-
-class EncodeItem(NamedTuple):
-    """A chunk of a tokenised split, and which of its samples is wanted (without BPE-dropout there is one)."""
-
-    start: int  # first byte
-    size: int  # bytes
-    sample: int  # counted from 0
 
 
 @dataclass
@@ -149,44 +138,29 @@ class EncodedChunk:
     drops: Counter[Drop]
 
 
-def encode_chunk(job: EncodeJob, item: EncodeItem) -> EncodedChunk:
-    """Encode the lines of a chunk; the result depends on nothing but the arguments."""
-    if not job.dropout:
-        return _encode(job, item)
-    return with_seed(crc32(f"{item.start} {item.sample}".encode()), partial(_encode, job, item))
-
-
-def _encode(job: EncodeJob, item: EncodeItem) -> EncodedChunk:
+def encode_chunk(job: EncodeJob, span: tuple[int, int]) -> EncodedChunk:
+    """Encode the lines in the bytes `span` (start, size) of the tokenised split."""
     pipeline = _pipeline(job.text_folder, job.fingerprint)
     cleaner = Cleaner(job.clean) if job.clean is not None else None
     src, tgt = EncodedSide(), EncodedSide()
     drops: Counter[Drop] = Counter()
     with open(job.tokens, "rb") as file:
-        file.seek(item.start)
-        lines = file.read(item.size).decode("utf-8").split("\n")[:-1]
+        file.seek(span[0])
+        lines = file.read(span[1]).decode("utf-8").split("\n")[:-1]
     for line in lines:
         src_tokens, tgt_tokens = line.split("\t")
         src_ids, tgt_ids = pipeline.source.encode_tokens(src_tokens), pipeline.target.encode_tokens(tgt_tokens)
         if cleaner is not None:
             reason = cleaner.lengths(len(src_ids), len(tgt_ids))
             if reason is not None:
-                if item.sample == 0:
-                    drops[reason] += 1
+                drops[reason] += 1
                 continue
-        if job.dropout:  # after cleaning, so that a pair has either all of its samples or none
-            src_ids = _sample(pipeline.source, src_tokens, job.dropout)
-            tgt_ids = _sample(pipeline.target, tgt_tokens, job.dropout)
         src.add(src_tokens, src_ids)
         tgt.add(tgt_tokens, tgt_ids)
     return EncodedChunk(src, tgt, src.stats(pipeline.source), tgt.stats(pipeline.target), drops)
 
 
-def _sample(side: TextSide, tokens: str, dropout: float) -> list[int]:
-    assert isinstance(side.subword, SentencePieceBpe)  # preprocessing learns no other
-    return side.subword.sample(tokens, dropout)
-
-
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def _pipeline(folder: Path, fingerprint: str) -> TextPipeline:
     """The pipeline of this run; the fingerprint is part of the key because folders come and go."""
     pipeline = TextPipeline.load(folder)

@@ -39,10 +39,8 @@ class Manifest:
 
     def differences(self, config: Mapping[str, Any], files: Mapping[str, Sequence[ParallelFile]]) -> list[str]:
         """Return the names of what differs from a run with these options and input files; none: the same run."""
-        splits = {*self.inputs, *files}
-        names = [name for name in {**config, **self.config} if self.config.get(name) != config.get(name)]
-        names = [name for name in names if name not in splits]  # compared as files
-        for split in sorted(splits):
+        names = [name for name in config if self.config.get(name) != config[name]]
+        for split in sorted({*self.inputs, *files}):
             recorded, found = self.inputs.get(split, []), files.get(split, [])
             if len(recorded) != len(found) or not all(map(_is_same_pair, recorded, found)):
                 names.append(split)

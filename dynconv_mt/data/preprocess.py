@@ -96,8 +96,6 @@ class PreprocessConfig:
         options: dict[str, Any] = {"src": self.src, "tgt": self.tgt}
         for section in ("text", "bpe", "clean"):
             options |= {f"{section}.{name}": value for name, value in asdict(getattr(self, section)).items()}
-        if not self.bpe.dropout:
-            del options["bpe.dropout"], options["bpe.samples"]  # as in folders of versions that had neither
         return options
 
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import BpeConfig
 from dynconv_mt.text.subword import register_subword
 from dynconv_mt.text.vocab import BOS, EOS, PAD, SPECIAL_PIECES, UNK
 
-T = TypeVar("T")
 _MODEL = "model"  # the one file of a SentencePiece model
 _MAX_COUNT = 2**31 - 1  # SentencePiece reads larger counts as 0
 
@@ -68,15 +66,6 @@ class SentencePieceBpe:
             ids = self._processor.encode(hidden.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return ids
 
-    def sample(self, tokens: str, dropout: float) -> list[int]:
-        """Return the ids of a line in which each merge is left out with probability `dropout` (see `with_seed`).
-
-        This is BPE-dropout (Provilkov et al., 2020) in SentencePiece's form: a merge that was left out is not tried
-        again, so that the same probability makes more pieces than in the paper.
-        """
-        ids: list[int] = self._processor.encode(_hide(tokens), enable_sampling=True, alpha=dropout, nbest_size=-1)
-        return ids
-
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Return the piece of each id. A piece that begins a token begins with U+2581."""
         return [self._processor.id_to_piece(int(i)).translate(_UNHIDE) for i in ids]
@@ -103,15 +92,6 @@ class SentencePieceBpe:
         if _MODEL not in files:
             raise ValueError("no SentencePiece model")
         return cls(files[_MODEL])
-
-
-def with_seed(seed: int, function: Callable[[], T]) -> T:
-    """Return `function()`; what `SentencePieceBpe.sample` draws in it depends on `seed` alone, a number of 32 bits."""
-    from sentencepiece import set_random_generator_seed
-
-    set_random_generator_seed(seed)  # counts for threads that have not drawn yet: hence a new one
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
 
 
 def learn_bpe(words: Mapping[str, int], config: BpeConfig, side: str = "the training text") -> SentencePieceBpe:

@@ -10,7 +10,6 @@ from dynconv_mt.text.vocab import SPECIAL_PIECES
 
 BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
 MAX_VOCAB_SIZE = 10_000_000
-MAX_SAMPLES = 10_000
 
 
 class Tokenization(StrEnum):
@@ -50,13 +49,6 @@ class BpeConfig:
     joint: bool = True  # one vocabulary for both languages; false: one each, of vocab_size pieces each
     character_coverage: float = 1.0  # share of the text's characters that get a piece of their own; from 0.98 to 1
     byte_fallback: bool = True  # spell characters without a piece as UTF-8 bytes; false: they become <unk>
-    dropout: float = 0.0  # BPE-dropout: probability of leaving out a merge, in the training pairs only; 0: none
-    samples: int = 10  # with bpe.dropout: times that each training pair is stored, segmented anew each time
-
-    @property
-    def num_samples(self) -> int:
-        """Times that a training pair is stored."""
-        return self.samples if self.dropout else 1
 
     def check(self) -> None:
         """Raise UserError for values that no vocabulary could have."""
@@ -73,10 +65,6 @@ class BpeConfig:
                 f"bpe.character_coverage={self.character_coverage}: must be at least 0.98 and at most 1 (0.9995 leaves "
                 "out the rarest characters)"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"bpe.dropout={self.dropout}: must be at least 0 and below 1; from 0.02 to 0.1 is usual")
-        if not 1 <= self.samples <= MAX_SAMPLES:
-            raise UserError(f"bpe.samples={self.samples}: must be at least 1 and at most {MAX_SAMPLES:,}")
 
 
 @dataclass

@@ -96,9 +96,9 @@ def test_held_out_lines_are_kept_raw(config: PreprocessConfig, tmp_path: Path) -
     assert store.source(1).tolist() == store.target(1).tolist() == [2]
 
 
-@pytest.mark.parametrize(("joint", "dropout"), [(True, 0.0), (False, 0.0), (True, 0.1), (False, 0.1)])
-def test_the_result_does_not_depend_on_the_workers(config: PreprocessConfig, joint: bool, dropout: float) -> None:
-    config.bpe = BpeConfig(vocab_size=330, joint=joint, dropout=dropout, samples=2)
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_result_does_not_depend_on_the_workers(config: PreprocessConfig, joint: bool) -> None:
+    config.bpe = BpeConfig(vocab_size=330, joint=joint)
     config.clean = CleanConfig(max_length=30, after_bpe=True, drop_duplicates=True, drop_identical=True)
     config.train = [config.train, config.train]
     results = []
@@ -121,44 +121,6 @@ def test_drops_are_counted_by_reason(config: PreprocessConfig, tmp_path: Path) -
     }  # fmt: skip
     assert stats["pairs"] == len(PAIRS) == len(TokenStore.open(tmp_path / "data" / "train"))
     assert stats["pairs_read"] == stats["pairs"] + sum(stats["dropped"].values())
-
-
-def test_bpe_dropout_stores_training_pairs_segmented_anew(config: PreprocessConfig, tmp_path: Path) -> None:
-    config.bpe = BpeConfig(vocab_size=400, dropout=0.1, samples=3)
-    preprocess(config)
-    plain = replace(config, bpe=BpeConfig(vocab_size=400), out_dir=str(tmp_path / "plain"))
-    preprocess(plain)
-    assert contents(f"{config.out_dir}/valid") == contents(f"{plain.out_dir}/valid")
-    text = TextPipeline.load(tmp_path / "data" / "text")
-    store, once = TokenStore.open(tmp_path / "data" / "train"), TokenStore.open(tmp_path / "plain" / "train")
-    assert len(store) == 3 * len(once) == 3 * len(PAIRS)
-    num_different = 0
-    for i in range(len(once)):
-        samples = [store.target(i + sample * len(once)).tolist() for sample in range(3)]
-        assert {text.target.decode_tokens(ids) for ids in samples} == {text.target.decode_tokens(once.target(i))}
-        num_different += samples[0] != samples[1]
-    assert num_different > len(once) / 2
-    assert store.num_src_tokens > 1.05 * 3 * once.num_src_tokens
-
-
-def test_every_sample_of_a_pair_is_cleaned_away_or_none(config: PreprocessConfig, tmp_path: Path) -> None:
-    config.bpe, config.clean = BpeConfig(vocab_size=330), CleanConfig(max_length=20, after_bpe=True)
-    counts = preprocess(config).stats["splits"]["train"]
-    again = replace(config, bpe=BpeConfig(vocab_size=330, dropout=0.2, samples=3), out_dir=str(tmp_path / "again"))
-    sampled = preprocess(again).stats["splits"]["train"]
-    assert sampled["dropped"] == counts["dropped"]
-    assert 0 < sampled["pairs"] == 3 * counts["pairs"] < 3 * len(PAIRS)
-
-
-def test_a_folder_with_other_bpe_dropout_is_another_run(config: PreprocessConfig) -> None:
-    config.bpe = BpeConfig(vocab_size=400, dropout=0.1, samples=2)
-    preprocess(config)
-    assert "nothing to do" in preprocess(config).text
-    with pytest.raises(UserError, match=r"different: bpe\.dropout, bpe\.samples"):
-        preprocess(replace(config, bpe=BpeConfig(vocab_size=400)))
-    plain = replace(config, bpe=BpeConfig(vocab_size=400), out_dir=f"{config.out_dir}2")
-    preprocess(plain)
-    assert "bpe.dropout" not in read_manifest(plain.out_dir).config  # so that folders made before it existed still fit
 
 
 def test_duplicates_do_not_count_for_bpe(config: PreprocessConfig) -> None:
