@@ -6,6 +6,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "../results.h"
 #include "dispatch.h"
 
 namespace dynconv_mt::cpu {
@@ -69,13 +70,6 @@ void run(const Problem& p, Tasks<Problem> tasks) {
   run_tasks(p, tasks, num_tasks(p), work, kernels().scratch_bytes(p));
 }
 
-Tensor new_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
-
-// What is written for every position of x, and is zero where there is nothing to sum.
-Tensor new_sums(const Tensor& x, const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-  return x.numel() == 0 ? torch::stable::new_zeros(like, sizes) : torch::stable::new_empty(like, sizes);
-}
-
 Tensor dynamic_conv(Tensor x, Tensor logits, Optional seed, Optional lengths, int64_t kernel_size,
                     int64_t padding_left, bool softmax, double dropout) {
   const int64_t num_heads = heads_of_logits(x, logits, kernel_size);
@@ -96,7 +90,7 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
   const int64_t num_heads = heads_of_logits(x, logits, kernel_size);
   check_grad(grad_y, x);
   const Optional ends = contiguous_lengths(x, lengths);
-  const Tensor grad_x = new_like(x), grad_logits = new_sums(x, logits, logits.sizes());
+  const Tensor grad_x = new_like(x), grad_logits = new_gradient(logits, x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
   p.drop = drop_connect(dropout, seed);
   p.lengths = pointer_to(ends);
@@ -127,9 +121,9 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
   const int64_t num_heads = heads_of_weight(x, weight), kernel_size = weight.size(1);
   check_grad(grad_y, x);
   const Optional ends = contiguous_lengths(x, lengths);
-  const Tensor taps = weight_for(x, weight), grad_x = new_like(x), grad_taps = new_like(taps);
+  const Tensor taps = weight_for(x, weight), grad_x = new_like(x), grad_taps = new_gradient(taps, x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
-  const Tensor partial = new_sums(x, taps, {num_tasks(p), kernel_size});
+  const Tensor partial = torch::stable::new_empty(taps, {num_tasks(p), kernel_size});
   p.drop = drop_connect(dropout, seed);
   p.lengths = pointer_to(ends);
   p.weight = taps.const_data_ptr();
@@ -138,7 +132,7 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
   p.partial = partial.mutable_data_ptr();
   p.grad_weight = grad_taps.mutable_data_ptr();
   run(p, kernels().backward);
-  kernels().finish_weight(p);
+  if (x.numel() > 0) kernels().finish_weight(p);
   return {grad_x, torch::stable::to(grad_taps, weight.scalar_type())};
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "../results.h"
 #include "dispatch.h"
 
 namespace dynconv_mt::cuda {
@@ -72,13 +73,6 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, cons
   p.lengths = pointer_to(extras.lengths);
   p.x = input_of(x, p.num_channels / num_heads);
   return p;
-}
-
-Tensor new_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
-
-// A gradient by taps, which is zero where there is nothing to sum.
-Tensor new_gradient(const Tensor& taps, const Tensor& x) {
-  return x.numel() == 0 ? torch::stable::new_zeros(taps, taps.sizes()) : new_like(taps);
 }
 
 // Scratch memory, in the precision of the arithmetic.

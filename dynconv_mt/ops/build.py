@@ -50,6 +50,9 @@ ARCHS_VARIABLE = "DYNCONV_MT_CUDA_ARCHS"
 ARCHS = "80;90;100"  # A100, H100 and H200, B200
 
 
+_ERROR = re.compile(r"\berror\b.*:", re.IGNORECASE)  # of a compiler, an assembler ("Error: ...") or a linker
+
+
 class BuildError(Exception):
     """Why kernels were not compiled, in one line."""
 
@@ -91,7 +94,7 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
     outputs = [process.communicate()[0] for process in running]
     for command, process, output in zip(commands, running, outputs, strict=True):
         if process.returncode:
-            lines = [line for line in output.splitlines() if re.search(r"\berror\b.*:", line)] or output.splitlines()
+            lines = [line for line in output.splitlines() if _ERROR.search(line)] or output.splitlines()
             raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else shlex.join(command)}")
 
 

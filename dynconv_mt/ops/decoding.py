@@ -48,9 +48,9 @@ class ConvState:
 def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: bool = True) -> Tensor:
     """Return what `dynamic_conv` with padding_left = K - 1 returns at N new positions, and append them to `state`.
 
-    x (B, W', N, C) with W' at most the beam of the state; a slot that sits a step out has lost its place and comes back
-    by `reorder` only. logits (B, W', N, H·K), dtype of x; y (B, W', N, C). Not
-    differentiable. Raises ValueError where shapes do not fit.
+    x (B, W', N, C) with W' at most the beam of the state; logits (B, W', N, H·K), dtype of x; y (B, W', N, C). A slot
+    that sits a step out has lost its place and comes back by `reorder` only. Not differentiable. Raises ValueError
+    where shapes do not fit.
     """
     kernel_size = state.buffer.shape[2] + 1
     if x.dim() != 4 or logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size:

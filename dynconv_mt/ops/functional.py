@@ -125,8 +125,9 @@ def check_heads(x: Tensor, num_heads: int, name: str) -> None:
 
 def check_dtype(x: Tensor, name: str, tensor: Tensor) -> None:
     """Raise ValueError unless the argument `name` has the dtype of x, or gets it from autocast."""
-    is_cast = library.is_autocast(x.device.type) and torch.float64 not in (x.dtype, tensor.dtype)
-    if tensor.dtype != x.dtype and not is_cast:
+    if tensor.dtype == x.dtype:
+        return
+    if torch.float64 in (x.dtype, tensor.dtype) or not library.is_autocast(x.device.type):
         raise ValueError(f"{name}: expected {x.dtype}, the dtype of x, found {tensor.dtype}")
 
 

@@ -22,17 +22,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynconv_mt.ops import reference
 
-P = ParamSpec("P")
-R = TypeVar("R")
 NAMESPACE = "dynconv_mt"
 OPTIONS = "int padding_left, bool softmax, float dropout"
 INPUTS = {  # operator: (its inputs, its options); options are keyword-only
@@ -102,16 +100,13 @@ def autocast(name: str, device_type: str) -> Callable[..., Tensor]:
     return run
 
 
-def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a reference operator compute in the precision it chooses: its products would follow autocast's."""
 
-    @wraps(function)
-    def run(*inputs: P.args, **options: P.kwargs) -> R:
-        x = inputs[0]
-        if not (isinstance(x, Tensor) and is_autocast(x.device.type)):
-            return function(*inputs, **options)
-        with torch.autocast(x.device.type, enabled=False):
-            return function(*inputs, **options)
+    def run(first: Tensor, *inputs: Tensor | None, **options: Any) -> Any:
+        device_type = first.device.type
+        with torch.autocast(device_type, enabled=False) if is_autocast(device_type) else nullcontext():
+            return function(first, *inputs, **options)
 
     return run
 
