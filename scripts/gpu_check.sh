@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything there is to do on a machine with a GPU, in one command: compile the kernels for it, run tests/gpu, measure
-# the operators, and train on the embedded corpus in bf16. Needs torch 2.10 or newer with CUDA, nvcc and a C++ compiler.
+# the operators, and train on the embedded corpus in bf16. Needs torch 2.10 or newer with CUDA, nvcc, a C++ compiler and
+# what `pip install '.[dev]'` brings; downloads nothing.
 #   scripts/gpu_check.sh [compile | tests | bench | train | memory | compare ...]        (default: all of them)
 # Where a command may take ten minutes only, name the steps one or two at a time; `compile` comes first, once.
 # `compare` measures the reference under torch.compile as well, `memory` looks for wrong accesses: both take long.

@@ -22,7 +22,24 @@ Every option of every command, with its default and unit. This page is written b
 
 Options are given as `name=value`. Lists are written `[a,b]`, no value is `null`. What is typed wins over the recipe,
 and the recipe over the defaults below. An unknown name or a value of the wrong kind ends the command with exit code 2
-and says what was expected."""
+and says what was expected.
+
+## Environment variables
+
+| variable | meaning |
+|---|---|
+| `DYNCONV_MT_OPS` | `reference`: plain torch instead of compiled kernels; `compiled`: an error where there are none |
+| `DYNCONV_MT_CPU` | `avx2` or `portable`: a lower instruction set than the processor has |
+| `DYNCONV_MT_PLUGINS` | `module[,module]` to import, which register mixers and architectures |
+| `DYNCONV_MT_CUDA_ARCHS` | when building: GPU architectures to compile for, such as `80;90` |
+| `CXX`, `NVCC`, `CXXFLAGS`, `NVCCFLAGS`, `LDFLAGS` | when building: compilers and their options |"""
+RECIPES = """
+## Recipes
+
+`recipe=NAME`, or the path of a file of your own that ends in `.yaml`. A recipe has the sections `preprocess`, `train`
+and `generate`, each with options of that command, and any of them may be left out;
+[multi30k.yaml](../configs/recipe/multi30k.yaml) is one to begin with.
+"""
 
 
 def page() -> str:
@@ -31,7 +48,7 @@ def page() -> str:
 
 
 def _recipes() -> Iterator[str]:
-    yield "\n## Recipes\n\n`recipe=NAME`, or the path of a file of your own that ends in `.yaml`.\n"
+    yield RECIPES
     yield from (f"- `{name}`: {title(name)}" for name in recipe_names())
 
 
@@ -41,12 +58,12 @@ def _architectures() -> Iterator[str]:
 
 
 def _commands() -> Iterator[str]:
-    described: dict[str, str] = {}  # sections that several commands share, under the first that has them
+    described: dict[str, tuple[str, Section]] = {}  # sections that several commands share, as the first has them
     for command in COMMANDS.values():
         yield from _command(command, described)
 
 
-def _command(command: Command, described: dict[str, str]) -> Iterator[str]:
+def _command(command: Command, described: dict[str, tuple[str, Section]]) -> Iterator[str]:
     sections = sections_of(command.job)
     yield f"\n## {command.name}\n\n{sections[0].help}\n\n```"
     yield from command.examples
@@ -55,10 +72,18 @@ def _command(command: Command, described: dict[str, str]) -> Iterator[str]:
         if section.name.startswith("model.decoder"):
             continue
         if section.name and section.name in described:
-            yield f"\n`{section.name}.*`: as for {described[section.name]}."
+            first, same = described[section.name]
+            yield f"\n`{section.name}.*`: as for {first}{_differences(section, same)}."
             continue
-        described.setdefault(section.name, command.name)
+        described.setdefault(section.name, (command.name, section))
         yield from _section(section)
+
+
+def _differences(section: Section, same: Section) -> str:
+    """The defaults of a section that another command's section of the name does not share."""
+    defaults = {option.name: option.default for option in same.options}
+    differing = [option for option in section.options if defaults[option.name] != option.default]
+    return "".join(f", but `{option.name}={as_typed(option.default)}`" for option in differing)
 
 
 def _section(section: Section) -> Iterator[str]:

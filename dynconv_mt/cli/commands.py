@@ -43,7 +43,7 @@ _ALL = (
         (
             "dc-train recipe=multi30k data_dir=DATA out_dir=RUN",
             "dc-train data_dir=DATA out_dir=RUN model=dynamicconv_tiny train.max_minutes=60",
-            "dc-train ... model=lightconv_tiny model.encoder.mixer.kernel_sizes=[3,7,15,31] model.dropout=0.2",
+            "dc-train ... model=lightconv_tiny model.encoder.mixer.kernel_sizes=[3,3,7,7] model.dropout=0.2",
         ),
         has_recipe=True,
     ),

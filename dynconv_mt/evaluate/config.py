@@ -10,7 +10,7 @@ from dynconv_mt.text.config import Tokenization
 
 
 class ScoreKind(StrEnum):
-    """Corpus scores. Those of DETOKENIZED take detokenised text as it is; the others treat both sides as told."""
+    """Corpus scores. The BLEUs of tokens tokenise both sides as told; the others take detokenised text as it is."""
 
     sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a), cased
     chrf = "chrf"  # chrF2: F-score of character 6-grams, recall weighing twice
