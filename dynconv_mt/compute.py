@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.runtime import Precision, RuntimeConfig
+from dynconv_mt.runtime import Precision, RuntimeConfig, num_cores
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def resolve_compute(
     """
     if not 0 <= config.threads <= MAX_THREADS:
         raise UserError(f"threads={config.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")
-    torch.set_num_threads(config.threads or max(1, _num_cores() // local_world_size))
+    torch.set_num_threads(config.threads or max(1, num_cores() // local_world_size))
     device = _device(config.device, local_rank, local_world_size)
     return Compute(device, _precision(Precision(config.precision), device, width))
 
@@ -69,12 +68,6 @@ def keep_freed_memory() -> None:
         return
     for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
         set_option(option, value)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:

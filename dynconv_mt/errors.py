@@ -15,3 +15,9 @@ class SystemFailure(RuntimeError):
     The message says what happened, what is safe, and how to go on. The command line prints it without a traceback and
     exits with 1.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is wanting: Python's own error, a device's, or what torch's allocator says on a CPU."""
+    is_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
+    return is_device or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -3,6 +3,8 @@
 # of the operators on them, once for each instruction set of this machine. Takes GCC and some minutes.
 #
 #     scripts/check_sanitizers.sh [arguments of pytest]
+#
+# Environment: INSTRUCTIONS (default "portable avx2 avx512"); of one that this machine lacks the best below it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v "${PYTHON:-python}")
@@ -22,8 +24,8 @@ compiler=${CXX:-c++}
 preload="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 tests=(tests/ops/test_compiled.py tests/ops/test_operators.py tests/ops/test_decoding.py tests/ops/test_dropconnect.py)
-for instructions in portable avx2 avx512; do
-  echo "== $instructions, or the best below it that this machine has"
+for instructions in ${INSTRUCTIONS:-portable avx2 avx512}; do
+  echo "== $instructions"
   PYTHONPATH=$folder DYNCONV_MT_OPS=compiled DYNCONV_MT_CPU=$instructions LD_PRELOAD=$preload \
     "$python" -m pytest -q -n 0 -p no:cacheprovider -k "not lesser_machines" "${tests[@]}" "$@"
 done

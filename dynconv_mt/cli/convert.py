@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from dynconv_mt.cli.jobs import ConvertJob
 from dynconv_mt.convert import Checkpoint, convert_model, load_checkpoint
 from dynconv_mt.convert.text import TextFiles, guess_languages, has_capitals, read_text
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import hash_file
 from dynconv_mt.models import build_model, save_model
 from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.text.pipeline import TextPipeline
@@ -70,10 +70,8 @@ def _languages(job: ConvertJob, checkpoint: Checkpoint, config: ModelConfig) -> 
 
 
 def _provenance(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     architecture = checkpoint.args.get("arch") or checkpoint.args.get("_name")
-    found = {"converted_from": "fairseq", "file": path.name, "sha256": digest, "architecture": architecture}
+    found = {"converted_from": "fairseq", "file": path.name, "sha256": hash_file(path), "architecture": architecture}
     return {**found, "updates": checkpoint.num_updates}
 
 

@@ -16,8 +16,9 @@ from dynconv_mt.evaluate.comet import CometMeasure, check_comet
 from dynconv_mt.evaluate.plot import FORMATS, draw_report
 from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
 from dynconv_mt.evaluate.table import report_text
+from dynconv_mt.files import write_file
 from dynconv_mt.text.config import Tokenization
-from dynconv_mt.text.corpus import read_lines, write_file
+from dynconv_mt.text.corpus import read_lines
 
 _LANG = re.compile(r"\.([a-z]{2})(\.gz)?$")
 _GENERAL = "en"  # where the language is not known; only abbreviations and a few signs depend on it

@@ -17,8 +17,9 @@ from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
 from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
+from dynconv_mt.evaluate.scores import check_scoring
+from dynconv_mt.files import write_file
 from dynconv_mt.text.config import Tokenization
-from dynconv_mt.text.corpus import write_file
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.translate import Translator, load_translator
 
@@ -39,10 +40,10 @@ def run(job: GenerateJob) -> int:
         batch=job.batch,
     )
     sources, references = _read_texts(job, translator.text)
+    scoring = _scoring(job.evaluate, translator.text) if references else None
     hypotheses, details = _translate(translator, sources, with_details=job.details is not None)
     _write(job, hypotheses, details)
-    if references:
-        scoring = _scoring(job.evaluate, translator.text)
+    if scoring is not None:
         _report(job, corpus_scores(hypotheses, references, translator.text.tgt, scoring))
     return 0
 
@@ -105,6 +106,7 @@ def _write(job: GenerateJob, hypotheses: Sequence[str], details: Sequence[str]) 
 
 def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
     """How to score: a model whose lines are tokens already is not tokenised once more."""
+    check_scoring(text.tgt, evaluate)
     if text.config.tokenization is not Tokenization.none:
         return evaluate
     if unfit := [metric for metric in evaluate.metrics if metric in DETOKENIZED]:

@@ -39,6 +39,12 @@ def _refuse_typed(typed: Mapping[str, str], option: str, need: str) -> None:
             raise UserError(f"{name}={value}: has an effect together with {need} only")
 
 
+def _check_typed_search(typed: Mapping[str, str], search: SearchConfig) -> None:
+    """Raise UserError where an option of the search was typed that has no effect in it."""
+    if not search.normalize:
+        _refuse_typed(typed, "search.length_penalty", "search.normalize=true")
+
+
 def _check_batch(batch: BatchConfig) -> None:
     """Raise UserError for what only training knows."""
     if batch.is_auto:
@@ -92,6 +98,7 @@ class TrainJob(FitConfig):
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         if not self.validate.bleu:
             _refuse_typed(typed, "search.", "validate.bleu=true")
+        _check_typed_search(typed, self.search)
         if self.checkpoint.final is not Final.average:
             _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
 
@@ -137,6 +144,7 @@ class GenerateJob(RuntimeConfig):
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         if self.data_dir is None and not as_list(self.reference):
             _refuse_typed(typed, "evaluate.", "reference=")
+        _check_typed_search(typed, self.search)
 
 
 @dataclass(kw_only=True)

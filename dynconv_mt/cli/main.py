@@ -15,7 +15,7 @@ import dynconv_mt
 from dynconv_mt.cli.arguments import check_names, parse
 from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.plugins import import_plugins
-from dynconv_mt.errors import SystemFailure, UserError
+from dynconv_mt.errors import SystemFailure, UserError, is_out_of_memory
 
 DONE, FAILED, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
@@ -100,7 +100,7 @@ def guarded(action: Callable[[], int], name: str) -> int:
             return _complain(name, f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}")
         if isinstance(error, FloatingPointError):
             return _fail(name, str(error))
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+        if is_out_of_memory(error):
             return _fail(name, f"out of memory; lower batch.max_tokens, or search.beam where there is one. {error}")
         traceback.print_exc()
         print(f"{name}: this is a bug in dynconv_mt {dynconv_mt.__version__}, not in your input", file=sys.stderr)

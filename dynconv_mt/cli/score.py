@@ -12,7 +12,7 @@ from pathlib import Path
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import write_file
+from dynconv_mt.files import write_file
 from dynconv_mt.translate import Scored, load_translator
 
 

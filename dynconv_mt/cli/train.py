@@ -16,6 +16,7 @@ from dynconv_mt.data.manifest import Manifest, read_manifest
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
+from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
@@ -67,12 +68,13 @@ class BleuValidation:
     """Translates the validation source by beam search and scores it: sacreBLEU, or BLEU of the tokens as they are."""
 
     def __init__(self, job: TrainJob, text: TextPipeline) -> None:
-        """Read the raw validation lines; Raises UserError where they are missing."""
+        """Read the raw validation lines; Raises UserError where they are missing, or the scorer."""
         self.job, self.text = job, text
         self.raw = read_raw_split(job.data_dir, "valid")
         is_tokens = text.config.tokenization is Tokenization.none
         metric = ScoreKind.tokenized_bleu if is_tokens else ScoreKind.sacrebleu
         self.scoring = EvaluateConfig(metrics=[metric], tokenization=text.config.tokenization)
+        check_scoring(self.raw.tgt, self.scoring)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return {"bleu": score}; `model` is in evaluation mode."""

@@ -39,7 +39,8 @@ from dynconv_mt.data.stats import SplitStats, summarize
 from dynconv_mt.data.store import StoreWriter
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import ParallelFile, read_parallel, write_file
+from dynconv_mt.files import write_file
+from dynconv_mt.text.corpus import ParallelFile, read_parallel
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.pipeline import TextPipeline
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import ParallelFile, write_file
+from dynconv_mt.files import hash_file, write_file
+from dynconv_mt.text.corpus import ParallelFile
 
 FORMAT = 1
 MANIFEST = "data.json"
@@ -89,7 +89,7 @@ def _describe(path: Path) -> dict[str, Any]:
         "path": str(path.absolute()),
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
-        "sha256": _hash_file(path),
+        "sha256": hash_file(path),
     }
 
 
@@ -103,9 +103,4 @@ def _is_same(recorded: Mapping[str, Any], path: Path) -> bool:
     if status.st_size != recorded["bytes"]:
         return False
     untouched = str(path.absolute()) == recorded["path"] and status.st_mtime_ns == recorded["mtime_ns"]
-    return bool(untouched or _hash_file(path) == recorded["sha256"])
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return bool(untouched or hash_file(path) == recorded["sha256"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import beyond_link
+from dynconv_mt.files import beyond_link
 
 _HOST = os.uname().nodename  # on a shared disk, other hosts' processes are not ours to judge
 
@@ -84,12 +84,13 @@ def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
 def _remove_stale(folder: Path) -> None:
     """Remove what processes of this host that no longer run have left half built; what they had set aside goes back.
 
-    A process killed between the two renames of `_put_in_place` leaves the old folder, whole, under its other name.
+    A process killed between the two renames of `_put_in_place` leaves the old folder, whole, under its other name. One
+    of this very number ran before this one, in a container that was started again.
     """
     name = re.compile(re.escape(f"{folder.name}.partial-") + r"(\d+)" + re.escape(f"@{_HOST}") + "(-old)?")
     for path in list(folder.parent.iterdir()) if folder.parent.is_dir() else ():
         match = name.fullmatch(path.name)
-        if match is None or _is_running(int(match[1])):
+        if match is None or (match[1] != str(os.getpid()) and _is_running(int(match[1]))):
             continue
         if match[2] and not folder.exists():
             os.replace(path, folder)

@@ -19,7 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import write_file
+from dynconv_mt.files import hash_file, write_file
 
 Ids = NDArray[np.integer[Any]]
 
@@ -102,8 +102,7 @@ def open_shard(path: Path, entry: ShardEntry, fingerprint: str) -> Shard:
 def verify_shard(path: Path, entry: ShardEntry) -> None:
     """Read the whole file and raise UserError when its hash is not the one in the index."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_file(path)
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror or error})") from error
     if found != entry.sha256:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dynconv_mt.data.shard import Ids, Shard, ShardEntry, damaged, open_shard, verify_shard, write_shard
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import write_file
+from dynconv_mt.files import write_file
 from dynconv_mt.text.vocab import EOS, PAD
 
 FORMAT = 1

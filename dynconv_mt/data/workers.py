@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from dynconv_mt.errors import UserError
+from dynconv_mt.runtime import num_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +33,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         """`count` of 0 stands for as many processes as this one may use cores."""
-        self.count = count or _num_cores()
+        self.count = count or num_cores()
         self._executor: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -84,11 +85,6 @@ class Workers:
                 process.terminate()  # the executor would let them finish first, which may take minutes
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
-
-
-def _num_cores() -> int:
-    """Cores that this process may use; not every system can tell, and then all cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _context() -> BaseContext:

@@ -12,7 +12,7 @@ from dynconv_mt.text.config import Tokenization
 class ScoreKind(StrEnum):
     """Corpus scores. The BLEUs of tokens tokenise both sides as told; the others take detokenised text as it is."""
 
-    sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a), cased
+    sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a; those for zh, ja, ko), cased
     chrf = "chrf"  # chrF2: F-score of character 6-grams, recall weighing twice
     ter = "ter"  # translation edit rate, lower-cased; lower is better
     tokenized_bleu = "tokenized_bleu"  # BLEU of Moses tokens, cased, unsmoothed: multi-bleu.perl

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynconv_mt.data.workers import Workers
+from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import EvaluateConfig, ScoreKind
 from dynconv_mt.evaluate.treatment import Treatment
 
@@ -69,14 +70,18 @@ class SacrebleuMeasure:
         references: Sequence[Sequence[str]],
         prepare: Callable[[str], str] | None = None,
         sign: Callable[[str], str] = str,
+        **options: Any,
     ) -> None:
-        """Set up a metric. prepare: what happens to each line first; sign: how that enters the signature."""
+        """Set up a metric. prepare: what happens to each line first; sign: how that enters the signature.
+
+        options: further ones of sacrebleu's class.
+        """
         self.key = str(metric)
         self.name, build = _METRICS[metric]
         self.lower_is_better = metric is ScoreKind.ter
         self._prepare = prepare
         self._sign = sign
-        self._metric = build(references=[self._prepared(reference) for reference in references])
+        self._metric = build(references=[self._prepared(reference) for reference in references], **options)
 
     def statistics(self, hypotheses: Sequence[str]) -> Statistics:
         """Return the counts of each sentence: matches, totals, lengths."""
@@ -123,7 +128,10 @@ def _count_edits(block: tuple[Sequence[str], Sequence[Sequence[str]]]) -> Statis
 def build_measures(
     references: Sequence[Sequence[str]], config: EvaluateConfig, treatment: Treatment, workers: int = 1
 ) -> list[SacrebleuMeasure]:
-    """Return a measure for each of `config.metrics`, in that order. workers: processes for TER; 0: one per core."""
+    """Return a measure for each of `config.metrics`, in that order. workers: processes for TER; 0: one per core.
+
+    Raises UserError where a language's tokeniser is not installed.
+    """
 
     def build(metric: ScoreKind) -> SacrebleuMeasure:
         if metric is ScoreKind.tokenized_bleu:
@@ -139,7 +147,11 @@ def build_measures(
             return SacrebleuMeasure(
                 metric, references, treatment.compounds_split, lambda text: _signed(text, treatment, "|compounds:split")
             )
-        return TerMeasure(references, workers) if metric is ScoreKind.ter else SacrebleuMeasure(metric, references)
+        if metric is ScoreKind.ter:
+            return TerMeasure(references, workers)
+        if metric is ScoreKind.sacrebleu:
+            return SacrebleuMeasure(metric, references, trg_lang=treatment.lang)
+        return SacrebleuMeasure(metric, references)
 
     return [build(metric) for metric in config.metrics]
 
@@ -158,10 +170,17 @@ def _detail(result: Any) -> str:
     return ""
 
 
-def _cased_bleu(**options: Any) -> Any:
+def _cased_bleu(trg_lang: str, **options: Any) -> Any:
+    """BLEU with sacreBLEU's tokeniser for a language: 13a, but for Chinese, Japanese and Korean."""
     from sacrebleu.metrics.bleu import BLEU
 
-    return BLEU(**options)
+    try:
+        return BLEU(trg_lang=trg_lang, **options)
+    except RuntimeError:  # a package is missing; it says so in five lines
+        raise UserError(
+            f"evaluate.metrics: {ScoreKind.sacrebleu} needs a tokeniser for tgt={trg_lang}: pip install "
+            f"'sacrebleu[{trg_lang}]', or give evaluate.metrics=[{ScoreKind.chrf}]"
+        ) from None
 
 
 def _bleu_of_tokens(**options: Any) -> Any:

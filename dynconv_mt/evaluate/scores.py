@@ -25,6 +25,11 @@ def corpus_scores(
     return [measure.score(measure.statistics(hypotheses).sum(axis=0).tolist()) for measure in measures]
 
 
+def check_scoring(lang: str, config: EvaluateConfig) -> None:
+    """Raise UserError where a score cannot be computed in this language, before there is anything to score."""
+    build_measures([[""]], config, Treatment(lang, config))
+
+
 def check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     """Raise UserError where the numbers of lines differ or there are none."""
     if not references or isinstance(references[0], str):

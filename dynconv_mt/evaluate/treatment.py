@@ -32,7 +32,7 @@ class Treatment:
         )
         self._tokenizer = LineTokenizer(lang, options)
         self._config = config
-        self._lang = lang
+        self.lang = lang
         self._seen: dict[str, str] = {}
 
     def tokenize(self, line: str) -> str:
@@ -59,4 +59,4 @@ class Treatment:
         if self._config.tokenization is Tokenization.none:
             return "tok:none"
         punctuation = "yes" if self._config.normalize_punctuation else "no"
-        return f"normpunct:{punctuation}|tok:moses-noescape-{self._lang}|sacremoses:{version('sacremoses')}"
+        return f"normpunct:{punctuation}|tok:moses-noescape-{self.lang}|sacremoses:{version('sacremoses')}"

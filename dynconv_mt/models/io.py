@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -47,9 +50,29 @@ def weights_of(module: nn.Module) -> Weights:
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Write weights to a file of safetensors that `load_weights` reads."""
+    """Write weights to a file of safetensors that `load_weights` reads. Raises as `save_tensors` does."""
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    save_file(tensors, path, weights.aliases or None)
+    save_tensors(path, tensors, weights.aliases)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file of safetensors, which whoever may read a new file can read; safetensors' own is its owner's alone.
+
+    Raises OSError where the system fails, a full disk for one.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
+        save_file(tensors, partial, metadata or None)
+        partial.chmod(mode)
+        partial.replace(path)
+    except SafetensorError as error:
+        if (code := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_model(

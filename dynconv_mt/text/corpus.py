@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,29 +115,3 @@ def read_pairs(prefixes: str | Sequence[str], src: str, tgt: str) -> Iterator[tu
     names = [prefixes] if isinstance(prefixes, str) else prefixes
     for files in [find_pair(name, src, tgt) for name in names]:  # all of them, before the first line is read
         yield from read_parallel(files)
-
-
-def beyond_link(path: Path) -> Path:
-    """Return what a symbolic link names, and any other path as it is: what a renaming may replace."""
-    return path.resolve() if path.is_symlink() else path
-
-
-def write_file(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
-
-    A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
-    must not be replaced: it is written into. Raises UserError in a folder in which nothing can be made, such as /proc.
-    """
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    path = beyond_link(path)
-    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # short: the name itself may be as long as names can be
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: cannot be made; choose another folder") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import write_file
 from dynconv_mt.text import bpe, subword_nmt  # noqa: F401  # register their kinds of subword models
 from dynconv_mt.text.config import TextConfig, Tokenization
-from dynconv_mt.text.corpus import write_file
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.subword import SUBWORDS, Subword
 

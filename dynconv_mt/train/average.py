@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file
+from dynconv_mt.files import copy_folder
+from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file, save_tensors
 from dynconv_mt.train.checkpoint import MANIFEST, STATE, checkpoint_folder, find_damage, list_checkpoints, write_folder
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, best_updates, stop_reason
@@ -34,10 +34,9 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
     config["provenance"] = {**config.get("provenance", {}), "average_of": [str(folder) for folder in folders]}
 
     def fill(folder: Path) -> None:
-        save_file(weights, folder / WEIGHTS, metadata)
+        save_tensors(folder / WEIGHTS, weights, metadata)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if (folders[-1] / TEXT).is_dir():
-            shutil.copytree(folders[-1] / TEXT, folder / TEXT)
+        copy_folder(folders[-1] / TEXT, folder / TEXT)
 
     write_folder(out, fill, with_manifest=False)
 
@@ -53,59 +52,69 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
     return found[-count:]
 
 
-def write_final_model(run: Path, config: FitConfig, state: TrainerState, *, must_be_all: bool = False) -> list[Path]:
-    """Make RUN/model as `checkpoint.final` says; return the checkpoints that it was made of.
+@dataclass(frozen=True)
+class Sources:
+    """The checkpoints that RUN/model is made of, oldest first."""
+
+    folders: list[Path]
+    shortage: str | None = None  # what is wrong where they are not all that it should be made of, and the remedy
+
+
+def write_final_model(run: Path, config: FitConfig, state: TrainerState, *, must_be_all: bool = False) -> Sources:
+    """Make RUN/model as `checkpoint.final` says; return of what.
 
     With `must_be_all`, UserError where some that it should be made of are there no more.
     """
-    sources = _final_sources(run, config, state, must_be_all)
+    sources = _final_sources(run, config, state)
+    if must_be_all and sources.shortage:
+        raise UserError(sources.shortage)
     if config.checkpoint.final is Final.average:
-        average_checkpoints(sources, run / "model")
+        average_checkpoints(sources.folders, run / "model")
     else:
-        write_folder(run / "model", lambda folder: _copy_model(sources[0], folder), with_manifest=False)
+        (source,), leave_out = sources.folders, (STATE, MANIFEST)
+        write_folder(run / "model", lambda folder: copy_folder(source, folder, leave_out), with_manifest=False)
     return sources
 
 
-def _final_sources(run: Path, config: FitConfig, state: TrainerState, must_be_all: bool) -> list[Path]:
-    if config.checkpoint.final is Final.best:
-        candidates = best_updates(state, config.validate.metric, len(state.validations))
-        count = 1
+def _final_sources(run: Path, config: FitConfig, state: TrainerState) -> Sources:
+    final, metric = config.checkpoint.final, config.validate.metric
+    count = config.checkpoint.average if final is Final.average else 1
+    if final is Final.best:
+        if not any(metric.value in entry for entry in state.validations):
+            raise UserError(f"validate.metric={metric}: no validation of {run} measured it; choose another")
+        candidates = best_updates(state, metric, len(state.validations))
     else:
         diverged = {entry["update"] for entry in state.validations if not math.isfinite(entry["loss"])}
         candidates = [update for update in state.saved[::-1] if update not in diverged]
-        count = config.checkpoint.average if config.checkpoint.final is Final.average else 1
-    metric = config.validate.metric
-    if config.checkpoint.final is Final.best and not any(metric.value in entry for entry in state.validations):
-        raise UserError(f"validate.metric={metric}: no validation of {run} measured it; choose another")
     folders = (checkpoint_folder(run, update) for update in candidates)
-    sources = list(islice((folder for folder in folders if folder.exists() and find_damage(folder) is None), count))
-    if not sources:
-        option = f"checkpoint.final={config.checkpoint.final}"
-        if not candidates and state.saved and state.validations:
-            raise UserError(
-                f"{option}: no validation of {run} had a finite result: training has diverged. Start again in another "
-                f"out_dir with a lower optim.lr={config.optim.lr:g} or a longer schedule.warmup_updates="
-                f"{config.schedule.warmup_updates}"
-            )
-        if not state.saved:
-            raise UserError(f"{option}: {run} ended before its first update; raise {stop_reason(state, config)}")
-        raise UserError(f"{option}: no sound checkpoint in {run} can serve for it")
-    if must_be_all and config.checkpoint.final is Final.best and sources[0] != checkpoint_folder(run, candidates[0]):
-        best = checkpoint_folder(run, candidates[0]).name
-        raise UserError(
-            f"validate.metric={metric}: the best checkpoint by it, {best}, is not in {run} any more, or damaged; "
+    found = list(islice((folder for folder in folders if folder.exists() and find_damage(folder) is None), count))
+    if not found:
+        raise UserError(_why_none(run, config, state, has_candidates=bool(candidates)))
+    shortage = None
+    if final is Final.best and found[0] != (best := checkpoint_folder(run, candidates[0])):
+        shortage = (
+            f"validate.metric={metric}: the best checkpoint by it, {best.name}, is not in {run} any more, or damaged; "
             "choose another"
         )
-    if must_be_all and len(sources) < (wanted := min(count, len(candidates))):
-        raise UserError(
-            f"checkpoint.average={count}: {len(sources)} of these {wanted} checkpoints are left in {run}; give "
-            f"checkpoint.average={len(sources)}"
+    elif len(found) < (wanted := min(count, len(candidates))):
+        shortage = (
+            f"checkpoint.average={count}: {len(found)} of these {wanted} checkpoints are left in {run}; give "
+            f"checkpoint.average={len(found)}"
         )
-    return sources[::-1]
+    return Sources(found[::-1], shortage)
 
 
-def _copy_model(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE, MANIFEST))
+def _why_none(run: Path, config: FitConfig, state: TrainerState, has_candidates: bool) -> str:
+    option = f"checkpoint.final={config.checkpoint.final}"
+    if not state.saved:
+        return f"{option}: {run} ended before its first update; raise {stop_reason(state, config)}"
+    if not has_candidates and state.validations:
+        return (
+            f"{option}: no validation of {run} had a finite result: training has diverged. Start again in another "
+            f"out_dir with a lower optim.lr={config.optim.lr:g} or a longer schedule.warmup_updates="
+            f"{config.schedule.warmup_updates}"
+        )
+    return f"{option}: no sound checkpoint in {run} can serve for it"
 
 
 def _check_alike(folders: Sequence[Path]) -> None:

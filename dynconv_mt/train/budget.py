@@ -19,13 +19,13 @@ from dynconv_mt.compute import Compute
 from dynconv_mt.data.batch import Batch
 from dynconv_mt.data.config import AUTO
 from dynconv_mt.data.store import TokenStore
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.text.vocab import EOS, UNK
 from dynconv_mt.train.checkpoint import list_checkpoints
 from dynconv_mt.train.config import FitConfig, TrainConfig
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.loss import batch_loss
-from dynconv_mt.train.memory import is_out_of_memory, release
+from dynconv_mt.train.memory import release
 from dynconv_mt.train.meter import DeviceMeter, HostMeter, Meter
 from dynconv_mt.train.run_folder import read_job
 

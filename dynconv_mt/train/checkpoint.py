@@ -11,7 +11,6 @@ set aside until then: between the two renames it is whole under another name, an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.text.corpus import beyond_link
+from dynconv_mt.files import beyond_link, files_below, hash_file, writing
 
 MANIFEST = "manifest.json"
 STATE = "state"
@@ -69,7 +68,7 @@ def find_damage(folder: Path) -> str | None:
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is missing or damaged ({type(error).__name__})"
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    found = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
     found.pop(MANIFEST, None)
     if odd := sorted(set(found) ^ set(expected)):
         return f"{odd[0]} is {'not in the manifest' if odd[0] in found else 'missing'}"
@@ -83,7 +82,7 @@ def _difference(path: Path, size: int, sha256: str) -> str | None:
     try:
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} bytes, not {size}"
-        return None if _sha256(path) == sha256 else "was altered (its hash differs)"
+        return None if hash_file(path) == sha256 else "was altered (its hash differs)"
     except OSError as error:  # of a disk that fails
         return f"cannot be read ({error.strerror})"
 
@@ -94,11 +93,13 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: b
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (folder.parent / f"{prefix}{folder.name}" for prefix in (_TEMPORARY, _REPLACED))
     _put_back(replaced)
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in (temporary, replaced):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
-        fill(temporary)
-        flush_folder(temporary)
+        with writing(folder):
+            fill(temporary)
+            flush_folder(temporary)
         if with_manifest:
             _write_manifest(temporary)
         if folder.exists():
@@ -169,25 +170,16 @@ def write_text(path: Path, text: str) -> None:
 
 def flush_folder(folder: Path) -> None:
     """Flush every file and folder below `folder`, and itself, to the disk."""
-    for path in [*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+    for path in [*files_below(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
         _fsync(path)
 
 
 def _write_manifest(folder: Path) -> None:
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(_files(folder))
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(files_below(folder))
     }
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

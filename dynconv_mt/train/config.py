@@ -152,6 +152,8 @@ class ValidateConfig:
         """Raise UserError for a value that makes no sense."""
         self.metric = Metric(self.metric)
         _check_at_least("validate", self, 0, "every", "every_epochs", "patience")
+        is_idle = self.patience > 0 and not (self.every or self.every_epochs)
+        require(not is_idle, "validate.patience", self.patience, "needs validate.every or validate.every_epochs")
         needs = "needs validate.bleu=true"
         require(self.metric is not Metric.bleu or self.bleu, "validate.metric", self.metric, needs)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
 import shlex
 import shutil
 import sys
@@ -12,26 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from dynconv_mt.errors import SystemFailure
 from dynconv_mt.train.checkpoint import newest_sound
 
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Let an error of the system inside the block name `path` unless it names a file; those of safetensors likewise."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    except SafetensorError as error:
-        if (code := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 @contextmanager

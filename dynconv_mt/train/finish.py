@@ -17,7 +17,8 @@ def make_final(config: FitConfig, state: TrainerState, *, must_be_all: bool = Fa
     """Make RUN/model; return a line that says of what. `must_be_all` as for `write_final_model`."""
     run = Path(config.out_dir)
     sources = write_final_model(run, config, state, must_be_all=must_be_all)
-    return f"{run / 'model'} is the {config.checkpoint.final} of {', '.join(folder.name for folder in sources)}"
+    made = f"{run / 'model'} is the {config.checkpoint.final} of {', '.join(path.name for path in sources.folders)}"
+    return f"{made}; warning: {sources.shortage}" if sources.shortage else made
 
 
 def keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:

@@ -79,7 +79,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         process_group(ranks, compute, interrupt) as ranks,
         locked(run) if ranks.is_main else nullcontext(),
     ):
-        model = model.to(compute.device)
+        model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
         step = UpdateStep(model, config, compute, ranks)
         trainer = Trainer(config, step, data, validate, interrupt)
@@ -161,6 +161,8 @@ class Trainer:
                 stop = self._stop()
                 is_to_validate = self._is_validation_due(stop)
                 if is_to_validate and not (stop and stop.is_interrupt):
+                    if self.validate is not None:  # it may fail where training does not, and must lose nothing
+                        self._save(is_due=False)
                     is_to_validate = not self._validate()
                     stop = self._stop()
                 is_due = not is_to_validate and self._is_save_due(stop)  # what is not validated is saved again later

@@ -14,8 +14,6 @@ import torch
 from dynconv_mt.data.batch import Batch
 from dynconv_mt.text.vocab import PAD
 
-_CPU_REFUSAL = "DefaultCPUAllocator: can't allocate memory"
-
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -59,11 +57,6 @@ class Attempt:
         """Return the next try, with halves in the place of the part that did not fit."""
         parts = [piece for part in self.parts for piece in (part.halves() if part is failed else [part])]
         return replace(self, parts=parts)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised `error` for want of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or _CPU_REFUSAL in str(error)
 
 
 def release(device: torch.device) -> None:

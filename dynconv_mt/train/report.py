@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from dynconv_mt.files import writing
 from dynconv_mt.train.checkpoint import write_text
-from dynconv_mt.train.disk import writing
 from dynconv_mt.train.state import TrainerState
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
@@ -24,14 +24,18 @@ Record = Mapping[str, Any]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl, leaving out a last line that was cut off."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    """Return the records of a metrics.jsonl, leaving out lines that were cut off or damaged."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [record for line in lines if (record := _read(line)) is not None]
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and {"kind", "update", "seconds"} <= record.keys()
+    return record if is_record else None
 
 
 class MetricsFile:

@@ -10,12 +10,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig
-from dynconv_mt.models.io import WEIGHTS, SavesItself, Weights, save_weights, weights_of, write_model_dir
+from dynconv_mt.models.io import (
+    WEIGHTS,
+    SavesItself,
+    Weights,
+    save_tensors,
+    save_weights,
+    weights_of,
+    write_model_dir,
+)
 from dynconv_mt.train.checkpoint import STATE
 from dynconv_mt.train.optim import optimizer_tensors, restore_optimizer
 from dynconv_mt.train.parallel import assign, whole
@@ -78,7 +86,7 @@ def write_snapshot(
     write_model_dir(folder, snapshot.model, snapshot.average or snapshot.weights, text, provenance)
     if snapshot.average:
         save_weights(states / WEIGHTS, snapshot.weights)
-    save_file(snapshot.optimizer, states / OPTIMIZER)
+    save_tensors(states / OPTIMIZER, snapshot.optimizer)
     (states / TRAINER).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
@@ -111,7 +119,8 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}), though its hash is right; remove {path.parents[1]}"
+            f"{path}: cannot be read ({error}), though its hash is right; try again, or move the checkpoint away to go "
+            "on from the one before"
         ) from None
 
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dynconv_mt.files import writing
 from dynconv_mt.models.io import SavesItself
 from dynconv_mt.train.checkpoint import checkpoint_folder, checkpoint_update, list_checkpoints, prune, write_folder
-from dynconv_mt.train.disk import writing
 from dynconv_mt.train.resume import Snapshot, take_snapshot, write_snapshot
 from dynconv_mt.train.state import TrainerState, best_updates
 from dynconv_mt.train.step import UpdateStep

@@ -12,13 +12,13 @@ from torch import Tensor
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.batch import blank_batch
 from dynconv_mt.data.loader import Update
-from dynconv_mt.errors import SystemFailure, UserError
+from dynconv_mt.errors import SystemFailure, UserError, is_out_of_memory
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train.config import FitConfig
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.loss import batch_loss
-from dynconv_mt.train.memory import Attempt, Part, is_out_of_memory, release, whole_parts
+from dynconv_mt.train.memory import Attempt, Part, release, whole_parts
 from dynconv_mt.train.optim import (
     MovingAverage,
     adapt_loss_scale,

@@ -71,6 +71,11 @@ def test_exceptions_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
     assert raising(MemoryError("no room for 16 GiB")) == 1
     assert capsys.readouterr().err.startswith("dc-test: error: out of memory; lower batch.max_tokens")
+    refusal = (
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    )
+    assert raising(RuntimeError(refusal)) == 1
+    assert capsys.readouterr().err.startswith("dc-test: error: out of memory; lower batch.max_tokens")
     assert raising(FloatingPointError("logits are not finite")) == 1
     assert capsys.readouterr().err == "dc-test: error: logits are not finite\n"
     assert raising(KeyboardInterrupt()) == 128 + signal.SIGINT

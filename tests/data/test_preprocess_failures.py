@@ -151,10 +151,11 @@ def test_leftovers_of_dead_processes_are_removed(config: PreprocessConfig, tmp_p
     stale = tmp_path / f"data.partial-{dead.pid}@{here}"
     living, elsewhere = f"data.partial-{os.getppid()}@{here}", f"data.partial-{dead.pid}@not-{here}"
     others = [tmp_path / living, tmp_path / elsewhere, tmp_path / "data.partial-notes"]
-    for folder in (stale, *others):
+    own = tmp_path / f"data.partial-{os.getpid()}@{here}"  # of a container before, in which processes had these numbers
+    for folder in (stale, own, *others):
         (folder / "train").mkdir(parents=True)
     preprocess(config)
-    assert not stale.exists()
+    assert not stale.exists() and not own.exists()
     assert all(folder.exists() for folder in others)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import math
 import random
 import re
@@ -16,6 +17,7 @@ import sacrebleu
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
+from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.evaluate.treatment import Treatment, split_compounds
 from dynconv_mt.text.config import Tokenization
 
@@ -215,3 +217,19 @@ def test_bleu_of_newstest2014_is_that_of_the_original_procedure() -> None:
     assert any(re.search("##AT##", line) for line in compounds[1])
     assert split.value == pytest.approx(multi_bleu(*compounds[:2]), abs=1e-9)
     assert two[2].value == pytest.approx(multi_bleu(*compounds), abs=1e-9)
+
+
+def test_languages_without_blanks_have_tokenisers_of_their_own() -> None:
+    config = EvaluateConfig(metrics=[ScoreKind.sacrebleu])
+    hypotheses, reference = (
+        ["一个男人站在梯子上。", "孩子们在花园里玩。"],
+        ["一个男人正站在梯子上。", "孩子们在花园里玩耍。"],
+    )
+    (score,) = corpus_scores(hypotheses, [reference], "zh", config)
+    assert "tok:zh" in score.signature
+    assert score.value == sacrebleu.corpus_bleu(hypotheses, [reference], tokenize="zh").score > 50
+    if importlib.util.find_spec("MeCab") is None:
+        with pytest.raises(UserError, match=r"needs a tokeniser for tgt=ja: pip install 'sacrebleu\[ja\]'"):
+            check_scoring("ja", config)
+    else:
+        check_scoring("ja", config)

@@ -1,8 +1,6 @@
 """Reading parallel text: line ends, gzip, and every way in which files can be wrong."""
 
 import gzip
-import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import find_side, read_lines, read_pairs, write_file
+from dynconv_mt.text.corpus import find_side, read_lines, read_pairs
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"])))
 
@@ -79,33 +77,3 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress("".join(f"line {i}\n" for i in range(10_000)).encode())[:-2000])
     with pytest.raises(UserError, match=r"cut\.en\.gz, after line \d+: damaged gzip"):
         list(read_lines(path))
-
-
-def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone/a: cannot be made"):
-        write_file(tmp_path / "gone" / "a", "text")
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_file(tmp_path / "a", "ä")
-    assert (tmp_path / "a").read_bytes() == "ä".encode()
-    with pytest.raises(UnicodeEncodeError):
-        write_file(tmp_path / "a", "\ud800")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == "ä".encode()
-
-
-def test_links_stay_links_and_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "target").write_text("old")
-    (tmp_path / "link").symlink_to("target")
-    write_file(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_text() == "new"
-    pipe, received = tmp_path / "pipe", []
-    os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
-    reader.start()
-    write_file(pipe, "through")
-    reader.join()
-    assert received == [b"through"]
-    assert pipe.is_fifo()

@@ -1,5 +1,6 @@
 """Averaging checkpoints."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from dynconv_mt.models.io import load_model, read_config_file, save_model
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig, FitData, average_checkpoints, fit, newest_checkpoints
 from dynconv_mt.train.average import write_final_model
+from dynconv_mt.train.checkpoint import checkpoint_folder
 from dynconv_mt.train.config import Final, Metric
-from dynconv_mt.train.state import TrainerState, stop_reason
+from dynconv_mt.train.finish import make_final
+from dynconv_mt.train.resume import read_state
+from dynconv_mt.train.state import TrainerState, best_updates, stop_reason
 
 
 def save(folder: Path, model: Seq2Seq, value: float) -> Path:
@@ -75,3 +79,32 @@ def test_a_metric_that_no_validation_measured(tmp_path: Path, new_job: Callable[
     assert stop_reason(state, job) is None
     state.validations += [{"update": update, "loss": 1.0, "bleu": 10.0} for update in (10, 12)]
     assert stop_reason(state, job) == "validate.patience=2"
+
+
+def test_whoever_may_read_a_new_file_may_read_the_weights(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    """safetensors' own files are for their owner alone."""
+    save_model(tmp_path / "one", new_model())
+    average_checkpoints([tmp_path / "one"], tmp_path / "mean")
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "new", *tmp_path.glob("*/*"))}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("final", [Final.average, Final.best])
+def test_a_model_of_less_than_was_asked_for_is_said(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig], final: Final
+) -> None:
+    job = new_job(checkpoint__final=final, checkpoint__average=3, checkpoint__keep_last=4, checkpoint__keep_best=2)
+    fit(job, new_model(), data)
+    state = read_state(newest_checkpoints(Path(job.out_dir), 1)[0])
+    missing = best_updates(state, Metric.loss, 1)[0] if final is Final.best else 6
+    shutil.rmtree(checkpoint_folder(Path(job.out_dir), missing))
+    if final is Final.average:
+        shutil.rmtree(checkpoint_folder(Path(job.out_dir), 12))
+    reason = "best checkpoint by it" if final is Final.best else "2 of these 3 checkpoints are left"
+    assert f"; warning: {'validate.metric=loss' if final is Final.best else 'checkpoint.average=3'}: " in (
+        line := make_final(job, state)
+    )
+    assert reason in line
+    with pytest.raises(UserError, match=reason):
+        make_final(job, state, must_be_all=True)

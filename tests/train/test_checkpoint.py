@@ -73,6 +73,16 @@ def test_replaced_whole(tmp_path: Path) -> None:
     assert find_damage(checkpoint_folder(tmp_path, 5)) is None
 
 
+def test_what_a_killed_replacement_had_set_aside_is_no_hindrance(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    aside = checkpoint_folder(tmp_path, 5).with_name(".tmp_replaced_step_00000005")
+    aside.mkdir()
+    (aside / "file").touch()
+    save(tmp_path, 5)
+    assert find_damage(checkpoint_folder(tmp_path, 5)) is None
+    assert not aside.exists()
+
+
 def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint that was being replaced, perhaps the only one, is put back at the next start."""
 

@@ -288,6 +288,55 @@ def test_patience_and_the_caller_scores(data: FitData, new_model: NewModel, new_
     assert provenance["update"] == 12
 
 
+def test_a_validation_that_fails_loses_nothing(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """Beam search may want memory that training did not."""
+
+    def fails(_: nn.Module) -> dict[str, float]:
+        raise MemoryError
+
+    def score(_: nn.Module) -> dict[str, float]:
+        return {"bleu": 1.0}
+
+    whole, broken = new_job("whole"), new_job("broken")
+    fit(whole, new_model(), data, score)
+    with pytest.raises(MemoryError):
+        fit(broken, new_model(), data, fails)
+    assert names(broken.out_dir) == ["step_00000006"]
+    fit(broken, new_model(), data, score)
+    expected, found = tensors(whole.out_dir), tensors(broken.out_dir)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert metrics(whole.out_dir) == metrics(broken.out_dir)
+
+
+def test_a_model_in_evaluation_mode_is_trained_with_dropout(
+    data: FitData, new_model: NewModel, new_job: NewJob
+) -> None:
+    jobs = [new_job(name, train__max_updates=2) for name in ("trained", "evaluated")]
+    fit(jobs[0], new_model(), data)
+    fit(jobs[1], new_model().eval(), data)
+    expected, found = (tensors(job.out_dir) for job in jobs)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_damaged_lines_of_metrics_are_left_out(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = new_job(train__max_updates=12)
+    fit(job, new_model(), data)
+    path = Path(job.out_dir) / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b'\xff\xfe{"', lines[1], b"\n[]\n", *lines[2:], b'{"kind": "tr']))
+    job = new_job(train__max_updates=24)
+    fit(job, new_model(), data)
+    whole = new_job("whole")
+    fit(whole, new_model(), data)
+    expected = [line for line in metrics(whole.out_dir) if line["update"] != json.loads(lines[1])["update"]]
+    assert [line["update"] for line in metrics(job.out_dir)] == [line["update"] for line in expected]
+
+
+def test_patience_needs_validations() -> None:
+    with pytest.raises(UserError, match=r"validate\.patience=3: needs validate\.every or validate\.every_epochs"):
+        ValidateConfig(patience=3, every_epochs=0)
+
+
 def test_keeping(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     job = new_job(
         train__max_updates=20,

@@ -18,13 +18,13 @@ from train.launch import Launch
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.loader import Loader, Share, Update
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.config import Final, Parallel
 from dynconv_mt.train.distributed import Ranks
-from dynconv_mt.train.memory import is_out_of_memory, whole_parts
+from dynconv_mt.train.memory import whole_parts
 from dynconv_mt.train.step import UpdateStep
 
 NewModel = Callable[..., Seq2Seq]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dynconv_mt.data.output import build_folder, foreign_entries
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import find_pair, write_file
+from dynconv_mt.files import write_file
+from dynconv_mt.text.corpus import find_pair
 
 Options = dict[str, str | list[str]]  # of dc-preprocess
 Pair = tuple[str, str]

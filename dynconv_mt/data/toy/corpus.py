@@ -10,7 +10,7 @@ from dynconv_mt.data.toy.dictionary import word_for_word
 from dynconv_mt.data.toy.grammar import Pair, sentence
 from dynconv_mt.data.toy.sampling import Sampler
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import write_file
+from dynconv_mt.files import write_file
 
 _PATIENCE = 20_000  # draws without a new sentence after which there are none
 

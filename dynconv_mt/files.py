@@ -1,0 +1,72 @@
+"""Files and folders that are whole or absent, copies, hashes, and errors that name what they are about."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dynconv_mt.errors import UserError
+
+
+def beyond_link(path: Path) -> Path:
+    """Return what a symbolic link names, and any other path as it is: what a renaming may replace."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
+
+    A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
+    must not be replaced: it is written into. Raises UserError in a folder in which nothing can be made, such as /proc.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = beyond_link(path)
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # short: the name itself may be as long as names can be
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: cannot be made; choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def copy_folder(source: Path, target: Path, leave_out: Collection[str] = ()) -> None:
+    """Copy the files below `source` but for what its entries named in `leave_out` are or hold.
+
+    Unlike shutil.copytree, which gathers errors, it raises the first OSError as it is.
+    """
+    for path in files_below(source):
+        place = path.relative_to(source)
+        if place.parts[0] not in leave_out:
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / place)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an OSError inside the block name `path` unless it names a file, as that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
+        raise
