@@ -27,12 +27,17 @@ fi
 [[ $# -ge 1 && $1 != -* && $1 != *=* ]] || usage
 out=${1%/}
 shift
+for option; do [[ $option == ?*=* ]] || usage; done
 
 # a clone after `make install` works without activating its environment
 bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin
 command -v dc-preprocess >/dev/null || PATH="$bin:$PATH"
 python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the package
 [[ -x $python ]] || python=python3
+
+# what is wrong with the command is said before anything is downloaded
+"$python" -c 'import dynconv_mt' || { echo "prepare_$recipe.sh: $python has no dynconv_mt" >&2; exit 2; }
+dc-preprocess "recipe=$recipe" "$@" --cfg >/dev/null
 
 # Get one file, unless it is there already. Nobody publishes its SHA-256, so the first download's is noted, and said.
 # It gets its name when all else is done: after a Ctrl-C the same command begins with it anew.
@@ -46,7 +51,10 @@ download() {
         }
         return
     fi
-    curl --fail --location --retry 5 --output "$folder/$name.part" "$url"
+    curl --fail --location --retry 5 --output "$folder/$name.part" "$url" || {
+        echo "$url: cannot be downloaded; give a copy with --from FOLDER" >&2
+        exit 2
+    }
     case $name in *.tgz) tar --extract --gzip --file "$folder/$name.part" --directory "$folder" ;; esac
     sum=$(sha256sum "$folder/$name.part")
     echo "${sum%% *}  $name" | tee "$folder/$name.sha256"

@@ -4,5 +4,5 @@
 set -euo pipefail
 
 exec "$(dirname "$0")/prepare.sh" iwslt14_de_en \
-    https://wit3.fbk.eu/archive/2014-01/texts/de/en/de-en.tgz \
+    https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz \
     -- "$@"

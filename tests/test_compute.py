@@ -13,7 +13,8 @@ from dynconv_mt.runtime import Precision, RuntimeConfig
     [
         (True, None, Precision.bf16),
         (True, 512, Precision.bf16),
-        (True, 128, Precision.fp32),
+        (True, 128, Precision.bf16),
+        (True, 64, Precision.fp32),
         (False, 512, Precision.fp32),
     ],
 )
@@ -48,3 +49,12 @@ def test_bf16_on_a_cpu_that_is_slow_at_it_warns(
 def test_what_cannot_be_is_refused(config: RuntimeConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve_compute(config)
+
+
+def test_threads_are_set() -> None:
+    before = torch.get_num_threads()
+    try:
+        resolve_compute(RuntimeConfig(device="cpu", threads=3))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

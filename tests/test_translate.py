@@ -179,7 +179,13 @@ def test_models_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 def test_bf16_finds_nearly_the_same_scores(tmp_path: Path) -> None:
     save_model(tmp_path, MODEL, TEXT)
-    translator = load_translator(tmp_path, device="cpu", precision="bf16", threads=1, search=SEARCH)
-    for translation in translator.translate(LINES[:1]):
-        assert translation.score < 0
-        assert translation.pieces
+    scores, dtypes = {}, {}
+    for precision in ("fp32", "bf16"):
+        translator = load_translator(tmp_path, device="cpu", precision=precision, threads=1, search=SEARCH)
+        seen = dtypes[precision] = set[torch.dtype]()
+        product = translator.models[0].get_submodule("decoder.layers.0.ffn.input")
+        product.register_forward_hook(lambda _, __, y, seen=seen: seen.add(y.dtype))
+        scores[precision] = translator.translate(LINES[:1])[0].score
+    assert dtypes == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.1)
+    assert scores["bf16"] != scores["fp32"]

@@ -45,6 +45,13 @@ def _check_typed_search(typed: Mapping[str, str], search: SearchConfig) -> None:
         _refuse_typed(typed, "search.length_penalty", "search.normalize=true")
 
 
+def _check_typed_text(typed: Mapping[str, str], text: TextConfig) -> None:
+    """Raise UserError where a step was typed that text.tokenization=none leaves out."""
+    for name in ("normalize_punctuation", "remove_non_printing", "escape"):
+        if text.tokenization is Tokenization.none and typed.get(f"text.{name}") == "true":
+            raise UserError(f"text.{name}=true: has an effect together with text.tokenization=moses only")
+
+
 def _check_batch(batch: BatchConfig) -> None:
     """Raise UserError for what only training knows."""
     if batch.is_auto:
@@ -74,6 +81,10 @@ def _check_outputs(job: object, options: Sequence[str], inputs: Sequence[str | N
 @dataclass(kw_only=True)
 class PreprocessJob(PreprocessConfig):
     """Make a data folder from raw parallel text."""
+
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        _check_typed_text(typed, self.text)
 
 
 @dataclass(kw_only=True)
@@ -228,6 +239,7 @@ class ConvertJob:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         if self.dict is None:
             _refuse_typed(typed, "text.", "dict=")
+        _check_typed_text(typed, self.text)
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.scores import check_scoring
-from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.models.config import ModelConfig, Tying
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
@@ -61,6 +61,11 @@ def _with_vocabularies(model: ModelConfig, text: TextPipeline, manifest: Manifes
                 f"model.{name}={getattr(model, name)}: the data's vocabulary ({manifest.src}-{manifest.tgt}) has "
                 f"{size} types; leave the option out"
             )
+    if model.tying is Tying.all and not text.joint:
+        raise UserError(
+            "model.tying=all: needs one vocabulary for both sides, and this data has one for each; give "
+            "model.tying=decoder, or preprocess with bpe.joint=true"
+        )
     return replace(model, src_vocab_size=text.src_vocab_size, tgt_vocab_size=text.tgt_vocab_size)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.models.config import ModelConfig, Tying
 from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.text.subword_nmt import SubwordNmtBpe
@@ -26,12 +26,22 @@ class TextFiles:
 def read_text(files: TextFiles, config: TextConfig, model: ModelConfig) -> TextPipeline:
     """Return the pipeline of the dictionaries in a folder; equal ones are a joint vocabulary.
 
-    Raises UserError where a file is missing or of another form, or a dictionary has another size than the model's.
+    Without merges, text whose dictionary has pieces (`@@`) is taken as it comes. Raises UserError where a file is
+    missing or of another form, or a dictionary has another size than the model's.
     """
-    if config.tokenization is Tokenization.none:
-        config = replace(config, escape=False)
     codes = None if files.codes is None else _read(files.codes, "bpe_codes")
     contents = {lang: _read(_dictionary(files, lang), "dict") for lang in (files.src, files.tgt)}
+    if codes is None and any(
+        b"@@ " in content for content in contents.values()
+    ):  # text comes in pieces, to be left whole
+        config = replace(config, tokenization=Tokenization.none, aggressive_hyphens=False)
+    if config.tokenization is Tokenization.none:
+        config = replace(config, escape=False)
+    if model.tying is Tying.all and len(set(contents.values())) > 1:
+        raise UserError(
+            f"dict={files.folder}: the dictionaries of {files.src} and {files.tgt} differ, and this model has one for "
+            "both sides; give those that it was trained with"
+        )
     subwords = {content: _subword(files, lang, content, codes) for lang, content in contents.items()}
     source, target = (subwords[contents[lang]] for lang in (files.src, files.tgt))
     for lang, side, found, expected in (

@@ -35,7 +35,7 @@ _LAYER = (
     (r"fc2\.(weight|bias)", r"ffn.output.\1"),
     (r"final_layer_norm\.(weight|bias)", r"ffn_residual.norm.\1"),
 )
-# Before numbered norms had names: by (side, has cross-attention or not, number)
+# Before norms had names they had numbers: by (side, number)
 _NUMBERED = {
     ("encoder", "0"): r"mixer_residual",
     ("encoder", "1"): r"ffn_residual",

@@ -46,12 +46,12 @@ def check_replaceable(option: str, folder: Path, own: Collection[str]) -> None:
 
 
 @contextmanager
-def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
+def build_folder(folder: Path, replace: bool = False, option: str = "out_dir=") -> Iterator[Path]:
     """Yield a temporary sibling of `folder` that takes its place when the block ends without exception.
 
     The sibling is called `folder.partial-<process id>@<host>`; on any exception, SIGTERM included, it is removed. Those
     of this host's processes that were killed are removed at the start. `replace` puts it in the place of a folder that
-    exists. Where `folder` is a symbolic link, all this happens to what it names.
+    exists. Where `folder` is a symbolic link, all this happens to what it names. `option` stands before it in errors.
     """
     folder = beyond_link(folder)
     _remove_stale(folder)
@@ -59,16 +59,16 @@ def build_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"out_dir={folder}: cannot be written ({error.strerror}: {error.filename})") from None
+        raise UserError(f"{option}{folder}: cannot be written ({error.strerror}: {error.filename})") from None
     try:
         with _sigterm_raises():
             yield partial
-            _put_in_place(partial, folder, replace)
+            _put_in_place(partial, folder, replace, option)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
+def _put_in_place(partial: Path, folder: Path, replace: bool, option: str) -> None:
     old = partial.with_name(f"{partial.name}-old")
     if replace and folder.exists():
         os.replace(folder, old)
@@ -77,7 +77,7 @@ def _put_in_place(partial: Path, folder: Path, replace: bool) -> None:
     except OSError as error:
         if old.exists():
             os.replace(old, folder)
-        raise UserError(f"out_dir={folder}: cannot be put in place ({error.strerror}); choose another folder") from None
+        raise UserError(f"{option}{folder}: cannot be put in place ({error.strerror}); choose another folder") from None
     shutil.rmtree(old, ignore_errors=True)
 
 

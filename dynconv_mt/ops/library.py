@@ -156,7 +156,7 @@ def load_compiled(folder: Path) -> None:
 def backend(device: str | torch.device) -> str:
     """Return what the operators run on a device such as "cpu" or "cuda:1": "compiled" kernels or the "reference"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
-    names = [f"{NAMESPACE}::{name}{suffix}" for name in INPUTS for suffix in ("", "_backward")]
+    names = [f"{NAMESPACE}::{name}" for name in (*INPUTS, *(f"{name}_backward" for name in INPUTS), *STEPS)]
     is_compiled = key is not None and all(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for name in names)
     return "compiled" if is_compiled else "reference"
 

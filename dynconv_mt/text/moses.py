@@ -19,6 +19,7 @@ _MODIFIER = "[\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _FLAG = "[\U0001f1e6-\U0001f1ff]{2}"
 _EMOJI = re.compile(f"({_FLAG}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:{_MODIFIER}+|\u200d{_PICTURE})+)")
 _MAX_PROTECTED = 1000  # sacremoses refuses more in a line
+_DOTS_QUOTE = r'(\.+)"'  # a rule that takes the square of a row of dots to find that no quotation mark follows
 
 _CONTROL_BLANKS = re.compile("[\t\x0b\x0c\r\x1c-\x1f\x85]")  # blanks that are control characters as well
 
@@ -83,7 +84,8 @@ def _normalizer(lang: str) -> Callable[[str], str]:
     def normalize(line: str) -> str:
         line = line.replace("\r", " ")  # which Moses' first rule would take out from between two words
         for pattern, template in rules:
-            line = pattern.sub(template, line)
+            if '."' in line or not pattern.pattern.startswith(_DOTS_QUOTE):
+                line = pattern.sub(template, line)
         return line.strip()
 
     return normalize

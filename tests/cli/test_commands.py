@@ -269,3 +269,63 @@ def test_interactive_answers_before_the_next_line(trained: Path) -> None:
             assert process.stdout.readline().endswith(b"\n")
         process.stdin.close()
     assert process.returncode == 0
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from dynconv_mt.models.config import MixerConfig, mixer_config
+from dynconv_mt.models.mixers import register_mixer
+from dynconv_mt.models.mixers.attention import SelfAttention
+
+@mixer_config("mine")
+@dataclass
+class MineConfig(MixerConfig):
+    heads: int = 4  # of the attention that it is
+    dropout: float = 0.0  # a probability
+
+@register_mixer(MineConfig)
+class Mine(SelfAttention):
+    pass
+"""
+
+
+def test_mixers_from_outside_the_package(data: Path, corpus: Path, tmp_path: Path) -> None:
+    """A module named in DYNCONV_MT_PLUGINS brings a mixer to train with, and to translate with."""
+    (tmp_path / "mine_plugin.py").write_text(PLUGIN)
+    environment = {**os.environ, "DYNCONV_MT_PLUGINS": "mine_plugin", "PYTHONPATH": str(tmp_path)}
+    run_dir, output = tmp_path / "run", tmp_path / "output"
+    mixer = ["model=transformer_tiny", "model.encoder.layers=1", "model.encoder.mixer.type=mine"]
+    for arguments in (
+        ["train", *mixer, "train.max_updates=1", f"data_dir={data}", f"out_dir={run_dir}"],
+        ["generate", f"model_dir={run_dir}", f"input={corpus}/test.en", f"output={output}", "search.beam=1"],
+    ):
+        command = [sys.executable, "-m", "dynconv_mt.cli", *arguments, "threads=1", "device=cpu"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    mixer_of = json.loads((run_dir / "model" / "config.json").read_text())["model"]["encoder"]["mixer"]
+    assert (mixer_of["type"], mixer_of["heads"]) == ("mine", 4)
+    assert len(output.read_text().splitlines()) == 20
+
+
+def test_two_vocabularies_of_one_size_are_not_tied(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Type i of one side is not type i of the other."""
+    data = tmp_path / "DATA"
+    splits = [f"{split}={corpus}/{split}" for split in ("train", "valid")]
+    arguments = ["src=en", "tgt=de", *splits, "bpe.vocab_size=380", "bpe.joint=false", "workers=1", f"out_dir={data}"]
+    assert call("preprocess", *arguments) == 0
+    new = tmp_path / "new"
+    assert call("train", *train_arguments(data, new)) == 2
+    assert "model.tying=all: needs one vocabulary for both sides, and this data has one" in capsys.readouterr().err
+    assert not new.exists()
+    assert call("train", *train_arguments(data, new), "model.tying=decoder") == 0
+
+
+@pytest.mark.parametrize("name", ["normalize_punctuation", "remove_non_printing"])
+def test_steps_that_are_left_out_may_not_be_asked_for(
+    name: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"train={corpus}/train", "src=en", "tgt=de", f"out_dir={tmp_path}/DATA", "text.tokenization=none"]
+    assert call("preprocess", *arguments, f"text.{name}=true") == 2
+    assert f"text.{name}=true: has an effect together with text.tokenization=moses only" in capsys.readouterr().err

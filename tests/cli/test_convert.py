@@ -165,3 +165,21 @@ def test_lower_case_is_suspected(tmp_path: Path, dictionaries: Path, capsys: pyt
     assert "text.lowercase=true?" in capsys.readouterr().err
     assert call("convert", *argv, f"out_dir={tmp_path}/two", "text.lowercase=true") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_text_in_pieces_is_taken_as_it_comes(tmp_path: Path, dictionaries: Path) -> None:
+    """Without merges; Moses would tear the marks off."""
+    argv = [f"checkpoint={save(tmp_path / 'c.pt', Original())}", f"dict={dictionaries}", f"out_dir={tmp_path}/one"]
+    assert call("convert", *argv) == 0
+    text = load_translator(tmp_path / "one", device="cpu", threads=1).text
+    assert text.source_pieces(text.encode_source("a@@ b x@@ &apos;")) == ["a@@", "b", "x@@", "&apos;"]
+
+
+def test_two_dictionaries_are_none_of_a_model_with_one(
+    tmp_path: Path, dictionaries: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = dictionaries / "dict.de.txt"
+    path.write_text(path.read_text().replace("x 5", "y 5"))  # as large, but another
+    argv = [f"checkpoint={save(tmp_path / 'c.pt', Original(share_all_embeddings=True))}", f"dict={dictionaries}"]
+    assert call("convert", *argv, f"out_dir={tmp_path}/one") == 2
+    assert "this model has one for both sides" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -65,11 +66,20 @@ def test_a_process_that_dies_is_an_error() -> None:
     assert not multiprocessing.active_children()
 
 
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def test_leaving_by_an_exception_does_not_wait() -> None:
     started = time.monotonic()
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+    with pytest.raises(KeyboardInterrupt), interrupted_after(0.5), Workers(2) as workers:
         list(workers.map(sleep, range(100)))
     assert time.monotonic() - started < 40
     assert not multiprocessing.active_children()
@@ -77,9 +87,7 @@ def test_leaving_by_an_exception_does_not_wait() -> None:
 
 def test_interrupting_the_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("spawn"))  # which takes its time
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+    with pytest.raises(KeyboardInterrupt), interrupted_after(0.05), Workers(2) as workers:
         list(workers.map(sleep, range(100)))
     assert not multiprocessing.active_children()
 

@@ -36,3 +36,10 @@ def test_nothing_happens_in_evaluation_or_at_zero() -> None:
     x = torch.randn(9)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+def test_nearly_everything_may_be_dropped() -> None:
+    """Probabilities are rounded to 1/65536, but not to 1."""
+    y = Dropout(0.999999)(torch.ones(100_000))
+    assert y.isfinite().all()
+    assert (y != 0).double().mean() < 0.001

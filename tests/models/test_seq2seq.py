@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -177,3 +178,67 @@ def test_damaged_model_directories_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         resolve_model_dir(tmp_path / "nowhere")
+
+
+PAPER = {  # dim, ffn_dim, heads, glu; dropout, of attention, DropConnect, of the input; layers of the Transformer
+    "iwslt_de_en": (512, 1024, 4, False, 0.3, 0.1, 0.1, 0.0, 6),
+    "wmt_en_de": (512, 2048, 8, True, 0.1, 0.0, 0.0, 0.1, 6),
+    "wmt_en_de_big": (1024, 4096, 16, True, 0.3, 0.1, 0.1, 0.1, 6),
+    "wmt_en_fr_big": (1024, 4096, 16, True, 0.1, 0.1, 0.1, 0.1, 6),
+    "wmt_zh_en_big": (1024, 4096, 16, True, 0.2, 0.2, 0.2, 0.1, 6),
+}
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "lightconv", "dynamicconv"])
+@pytest.mark.parametrize("name", PAPER)
+def test_named_architectures_are_the_papers(mixer: str, name: str) -> None:
+    dim, ffn_dim, heads, glu, dropout, attention_dropout, weight_dropout, input_dropout, layers = PAPER[name]
+    config = preset(f"{mixer}_{name}")
+    assert (config.dim, config.dropout, config.attention_dropout) == (dim, dropout, attention_dropout)
+    assert (config.cross_heads, config.norm) == (heads, Norm.post)
+    kernels = ([3, 7, 15, 31, 31, 31, 31], [3, 7, 15, 31, 31, 31])
+    for stack, sizes in zip((config.encoder, config.decoder), kernels, strict=True):
+        assert stack.ffn_dim == ffn_dim
+        if mixer == "transformer":
+            assert stack.layers == layers
+            assert stack.mixer == AttentionConfig(heads, attention_dropout)
+        else:
+            config_type = LightConvConfig if mixer == "lightconv" else DynamicConvConfig
+            assert stack.layers == len(sizes)
+            assert stack.mixer == config_type(
+                heads=heads,
+                kernel_sizes=sizes,
+                glu=glu,
+                weight_dropout=weight_dropout,
+                input_dropout=input_dropout,
+            )
+
+
+PLAIN = ModelConfig(
+    32,
+    StackConfig(1, 48, AttentionConfig(4)),
+    StackConfig(1, 48, LightConvConfig(4, [3])),
+    4,
+    dropout=0.0,
+    src_vocab_size=40,
+    tgt_vocab_size=40,
+)
+DROPOUTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "residual": {"dropout": 0.5},
+    "relu": {"relu_dropout": 0.5},
+    "cross-attention": {"attention_dropout": 0.5},
+    "self-attention": {"encoder": StackConfig(1, 48, AttentionConfig(4, 0.5))},
+    "input": {"decoder": StackConfig(1, 48, LightConvConfig(4, [3], input_dropout=0.5))},
+    "taps": {"decoder": StackConfig(1, 48, LightConvConfig(4, [3], weight_dropout=0.5))},
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_every_dropout_acts_and_in_training_only(name: str) -> None:
+    torch.manual_seed(1)
+    model = build_model(replace(PLAIN, **DROPOUTS[name])).eval()
+    evaluated = model(SRC, LENGTHS, PREV)
+    assert torch.equal(evaluated, model(SRC, LENGTHS, PREV))
+    is_same = torch.allclose(evaluated, model.train()(SRC, LENGTHS, PREV), atol=1e-4)
+    assert is_same == (name == "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -174,3 +175,17 @@ def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "backend", lambda device: "reference")
     with pytest.raises(ImportError, match=r"python -m dynconv_mt\.ops\.build"):
         library.load_chosen("compiled")
+
+
+def test_kernels_share_no_code_that_another_machine_could_get(root: Path) -> None:
+    """An inline function of a library, compiled for AVX-512, would be one symbol for all instruction sets."""
+    waiting, seen, libraries = [f"kernels_{name}.cpp" for name in ("portable", "avx2", "avx512")], set(), set()
+    while waiting:
+        seen.add(file := waiting.pop())
+        for bracket, name in re.findall(r'#\s*include ([<"])([^>"]+)', (root / "csrc" / "cpu" / file).read_text()):
+            if bracket == "<":
+                libraries.add(name)
+            elif name not in seen:
+                waiting.append(name)
+    assert len(seen) > 8
+    assert libraries == {"cstddef", "cstdint", "immintrin.h"}

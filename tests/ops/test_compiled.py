@@ -130,6 +130,29 @@ def test_agree_across_chunks(num_positions: int, dtype: torch.dtype) -> None:
             compare((x, logits, weight, grad_y), {**options, "padding_left": padding_left, "lengths": lengths})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("num_positions", "kernel_size", "width"), [(300, 255, 24), (400, 129, 130), (300, 31, 128), (270, 7, 64)]
+)
+def test_agree_beyond_a_chunk(num_positions: int, kernel_size: int, width: int, dtype: torch.dtype) -> None:
+    """Kernels wider than a chunk of 128 positions, and heads as wide as those of the models, over several chunks."""
+    x, logits, weight, grad_y = random_inputs((2, num_positions, 2 * width), 2, kernel_size, dtype)
+    lengths = torch.tensor([num_positions, 129])
+    options: Options = {"softmax": True, "dropout": 0.1, "seed": torch.tensor([5]), "lengths": lengths}
+    for padding_left in (kernel_size - 1, kernel_size // 2, 0):
+        compare((x, logits, weight.float(), grad_y), {**options, "padding_left": padding_left})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_agree_on_every_half(dtype: torch.dtype) -> None:
+    """Every number of 16 bits times 1, and times what has to be rounded, to infinity too: to the nearest."""
+    x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = torch.where(x.isfinite(), x, 0).view(1, 512, 128)
+    weight = torch.tensor([[1.0], [1.0 + 2**-9]])
+    y = OPERATORS.light_conv(x, weight, None, None, padding_left=0, softmax=False, dropout=0.0)
+    assert torch.equal(y, (x.float() * weight[:, 0].repeat_interleave(64)).to(dtype))
+
+
 def test_agree_without_gradient_memory() -> None:
     """y.sum() has a gradient of one number, expanded."""
     x, logits, weight, _ = random_inputs((2, 9, 16), 2, 3, torch.float32)
@@ -166,17 +189,24 @@ def test_threads_change_nothing(dropout: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("instructions", ["portable", "avx2"])
 def test_agree_on_lesser_machines(instructions: str, root: Path) -> None:
     """The instruction set is chosen once, so this takes a process of its own."""
-    command = [
+    environment = {**os.environ, "DYNCONV_MT_CPU": instructions}
+    chosen = (
+        "import ctypes, torch, dynconv_mt.ops, dynconv_mt.ops.build as build;"
+        "name = ctypes.CDLL(str(build.TARGET)).dynconv_mt_cpu; name.restype = ctypes.c_char_p; print(name().decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in (instructions, "portable")  # a machine without AVX2 has nothing else
+    files = [Path(__file__), Path(__file__).with_name("test_decoding.py")]
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "pytest",
         "-p",
         "no:cacheprovider",
-        f"{Path(__file__)}",
+        *files,
         "-k",
-        "test_agree and not lesser",
+        "agree and not lesser",
     ]
-    environment = {**os.environ, "DYNCONV_MT_CPU": instructions}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

@@ -5,7 +5,7 @@ Shapes: B sentences, T positions, C channels, H heads, K taps.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops import definition
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from dynconv_mt.ops import dynamic_conv, light_conv
+from dynconv_mt.ops import dynamic_conv, light_conv, reference
 
 Shape = tuple[int, int, int]
 
@@ -144,8 +146,35 @@ def test_nothing_to_do(shape: Shape) -> None:
 
 
 def test_long_sequences() -> None:
-    """A T × T matrix of this length would need two gigabytes."""
     check((1, 16384, 4), 1, 31, 30)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation."""
+        result = func(*args, **(kwargs or {}))
+        self.numel = max(self.numel, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), 0)
+        return result
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_no_tensor_outgrows_the_inputs(dropout: float) -> None:
+    """The reference holds no T × T band and no copy of x for every tap."""
+    x, logits, weight, grad_y = random_inputs((1, 4096, 64), 4, 31)
+    options: dict[str, Any] = {"padding_left": 30, "softmax": True, "dropout": dropout}
+    seed = torch.tensor([1])
+    with Largest() as largest:  # of the reference itself: a mode does not see inside an operator
+        reference.light_conv(x, weight, seed, None, **options)
+        reference.light_conv_backward(grad_y, x, weight, seed, None, **options)
+        reference.dynamic_conv(x, logits, seed, None, kernel_size=31, **options)
+        reference.dynamic_conv_backward(grad_y, x, logits, seed, None, kernel_size=31, **options)
+    assert logits.numel() <= largest.numel <= 4 * logits.numel()
 
 
 @pytest.mark.parametrize("padding_left", [-(2**40), -17, 17 + 5, 2**40])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from train.runs import NewJob, NewModel, metrics, names, tensors
 
+from dynconv_mt.data.batch import collate
 from dynconv_mt.data.store import StoreWriter, TokenStore
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import load_model
@@ -286,6 +289,22 @@ def test_patience_and_the_caller_scores(data: FitData, new_model: NewModel, new_
     assert names(job.out_dir) == [f"step_{update:08d}" for update in (12, 18, 24)]
     provenance = json.loads((Path(job.out_dir) / "model" / "config.json").read_text())["provenance"]
     assert provenance["update"] == 12
+
+
+def test_the_best_model_has_the_scores_of_its_validation(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """Loss and perplexity are those of the model that is saved (the moving average), a sentence at a time."""
+    result = fit(new_job(), new_model(), data)
+    assert result.best is not None and result.model_dir is not None and data.valid is not None
+    model, loss, nll, num_tokens = load_model(result.model_dir), 0.0, 0.0, 0
+    for i in range(len(data.valid)):
+        batch = collate([data.valid.source(i)], [data.valid.target(i)], [i])
+        with torch.no_grad():
+            logits, target = model(batch.src, batch.src_lengths, batch.prev_tgt)[0], batch.tgt[0]
+        loss += cross_entropy(logits, target, label_smoothing=0.1, reduction="sum").item()
+        nll += cross_entropy(logits, target, reduction="sum").item()
+        num_tokens += len(target)
+    expected = {"loss": loss / num_tokens, "nll": nll / num_tokens, "ppl": math.exp(nll / num_tokens)}
+    assert {name: result.best[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_validation_that_fails_loses_nothing(data: FitData, new_model: NewModel, new_job: NewJob) -> None:

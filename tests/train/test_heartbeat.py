@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from train.launch import Launch
 from train.runs import NewJob, NewModel
 
-from dynconv_mt.train import FitData
+from dynconv_mt.train import FitData, heartbeat
 from dynconv_mt.train.distributed import Ranks, own_part
 from dynconv_mt.train.heartbeat import Heartbeat
 from dynconv_mt.train.interrupt import Interrupt, interrupts
@@ -84,13 +85,15 @@ def pair(interrupt: Interrupt) -> tuple[Heartbeat, Heartbeat]:
     return first, second
 
 
-def test_silence_is_measured_from_the_last_word() -> None:
+def test_silence_is_measured_from_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: now[0]))
     first, second = pair(Interrupt())
-    first.limit = 0.05
+    first.limit = 1.0
     second._say(1)
     first._hear(first.store.multi_get(["alive/1"]))
     assert first.silent() == []
-    time.sleep(0.1)
+    now[0] = 1.5
     first._hear(first.store.multi_get(["alive/1"]))  # the same word is none
     assert first.silent() == [1]
     second._say(2)

@@ -179,12 +179,26 @@ def test_fp16_clips_what_is_unscaled(
     assert norms[0] == pytest.approx(norms[1], rel=0.02) and norms[0] > 0.1
 
 
-def test_bf16_trains(data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]) -> None:
-    step = make_step(new_model(), new_job(), Compute(torch.device("cpu"), Precision.bf16))
+@pytest.mark.parametrize(("precision", "dtype"), [(Precision.fp32, torch.float32), (Precision.bf16, torch.bfloat16)])
+def test_products_are_in_the_precision_asked_for(
+    data: FitData,
+    new_model: Callable[..., Seq2Seq],
+    new_job: Callable[..., FitConfig],
+    precision: Precision,
+    dtype: torch.dtype,
+) -> None:
+    step = make_step(new_model(dropout=0.0), new_job(), Compute(torch.device("cpu"), precision))
+    dtypes = set()
+    step.module.get_submodule("decoder.layers.0.ffn.input").register_forward_hook(lambda _, __, y: dtypes.add(y.dtype))
+    exact = make_step(new_model(dropout=0.0), new_job())
     for number, update in enumerate(updates(data, 60, 2)):
-        step(number, update)
+        for each in (step, exact):
+            each(number, update)
+    assert dtypes == {dtype}
     assert all(parameter.dtype is torch.float32 for parameter in step.module.parameters())
-    assert 0.5 < step.drain().averages()["loss"] < 6.0
+    loss, expected = (each.drain().averages()["loss"] for each in (step, exact))
+    assert loss == pytest.approx(expected, rel=0.01)
+    assert (loss == expected) == (precision is Precision.fp32)
 
 
 def test_average_follows_the_weights(

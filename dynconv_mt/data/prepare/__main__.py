@@ -29,9 +29,12 @@ def main(argv: Sequence[str]) -> int:
         if not source.is_dir():
             raise UserError(f"{source}: no such folder")
         print("\n".join(as_arguments(RECIPES[name](source, out))))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"prepare {name}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nprepare {name}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -44,7 +44,7 @@ def corpus_folder(folder: Path, languages: tuple[str, str]) -> Iterator[Path]:
             f"{folder}: is where the text of the splits goes, and holds something else ({others[0]}); move that away, "
             "or choose another output folder"
         )
-    with build_folder(folder, replace=True) as partial:
+    with build_folder(folder, replace=True, option="") as partial:
         yield partial
 
 

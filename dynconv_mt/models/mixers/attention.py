@@ -102,9 +102,9 @@ class SelfAttention(TokenMixer):
         return output
 
     def start(self, like: Tensor, beam: int, max_length: int) -> AttentionState:
-        """Return an empty cache for `max_length` positions."""
+        """Return an empty cache for `max_length` positions; nothing is read that has not been written."""
         shape = (like.shape[0], beam, max_length, self.output.in_features)
-        return AttentionState(like.new_zeros(shape), like.new_zeros(shape))
+        return AttentionState(like.new_empty(shape), like.new_empty(shape))
 
     def step(self, x: Tensor, state: AttentionState) -> Tensor:
         """Map N new positions (B, W, N, D) to (B, W, N, D)."""
