@@ -16,9 +16,7 @@ from dynconv_mt.runtime import Precision, RuntimeConfig, num_cores
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 logger = logging.getLogger(__name__)
 MAX_THREADS = 1024
-MIN_BF16_WIDTH = (
-    128  # on a CPU: the narrowest layers of which it is known that conversions take less than products save
-)
+MIN_BF16_WIDTH = 128  # on a CPU; of narrower layers nobody has measured that products save more than conversions take
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
