@@ -112,14 +112,11 @@ def best_candidates(log_probs: Tensor, totals: Tensor, num_candidates: int) -> C
     scores = log_probs.add_(totals[..., None]).flatten(1)  # (B', W·V)
     num_best = min(num_candidates, scores.shape[1])
     best, indices = topk(scores, num_best)
-    found = Candidates(tokens=indices % vocab_size, parents=indices // vocab_size, totals=best)
-    if num_best == num_candidates:
-        return found
-    missing = (0, num_candidates - num_best)  # the vocabulary is tiny
+    missing = (0, num_candidates - num_best)  # only where the vocabulary is tiny
     return Candidates(
-        tokens=F.pad(found.tokens, missing, value=PAD),
-        parents=F.pad(found.parents, missing),
-        totals=F.pad(found.totals, missing, value=-math.inf),
+        tokens=F.pad(indices % vocab_size, missing, value=PAD),
+        parents=F.pad(indices // vocab_size, missing),
+        totals=F.pad(best, missing, value=-math.inf),
     )
 
 

@@ -79,12 +79,15 @@ def _normalizer(lang: str) -> Callable[[str], str]:
     """Moses' normalize-punctuation. The same substitutions as `MosesPunctNormalizer.normalize`, compiled once."""
     from sacremoses import MosesPunctNormalizer
 
-    rules = [(re.compile(pattern), template) for pattern, template in MosesPunctNormalizer(lang).substitutions]
+    rules = [
+        ('."' if pattern.startswith(_DOTS_QUOTE) else "", re.compile(pattern), template)
+        for pattern, template in MosesPunctNormalizer(lang).substitutions
+    ]  # what a line must hold for a rule to be tried, and the rule
 
     def normalize(line: str) -> str:
         line = line.replace("\r", " ")  # which Moses' first rule would take out from between two words
-        for pattern, template in rules:
-            if '."' in line or not pattern.pattern.startswith(_DOTS_QUOTE):
+        for needed, pattern, template in rules:
+            if needed in line:
                 line = pattern.sub(template, line)
         return line.strip()
 

@@ -100,11 +100,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: b
         with writing(folder):
             fill(temporary)
             flush_folder(temporary)
-        if with_manifest:
-            _write_manifest(temporary)
-        if folder.exists():
-            os.rename(folder, replaced)
-        os.rename(temporary, folder)
+            if with_manifest:
+                _write_manifest(temporary)
+            if folder.exists():
+                os.rename(folder, replaced)
+            os.rename(temporary, folder)
     except BaseException:
         _put_back(replaced)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.files import writing
 from dynconv_mt.models.io import SavesItself
 from dynconv_mt.train.checkpoint import checkpoint_folder, checkpoint_update, list_checkpoints, prune, write_folder
 from dynconv_mt.train.resume import Snapshot, take_snapshot, write_snapshot
@@ -91,9 +90,8 @@ class Saver:
         self, snapshot: Snapshot, update: int, state: dict[str, Any], provenance: dict[str, Any], keep: set[int]
     ) -> None:
         folder = checkpoint_folder(self._run, update)
-        with writing(folder):
-            write_folder(folder, lambda path: write_snapshot(path, snapshot, state, self._text, provenance))
-            prune(self._run, keep)
+        write_folder(folder, lambda path: write_snapshot(path, snapshot, state, self._text, provenance))
+        prune(self._run, keep)
 
     def _provenance(self) -> dict[str, Any]:
         state = self._written
