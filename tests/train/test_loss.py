@@ -31,6 +31,23 @@ def test_equals_torch(epsilon: float, dtype: torch.dtype) -> None:
     assert not sums.nll.requires_grad
 
 
+def test_many_tokens_are_as_few_at_a_time() -> None:
+    """More logits than go through at once, 2^17 on a CPU, and a last group that is not full."""
+    torch.manual_seed(1)
+    logits, target = torch.randn(11, 2**15, requires_grad=True), torch.randint(2, 2**15, (11,))
+    target[5] = 1
+    sums = label_smoothed_loss(logits, target, 0.1)
+    F.cross_entropy(logits, target, label_smoothing=0.1, reduction="sum", ignore_index=1).backward()
+    expected, logits.grad = logits.grad, None
+    sums.loss.backward()
+    torch.testing.assert_close(logits.grad, expected)
+    parts = [label_smoothed_loss(logits[i, None], target[i, None], 0.1).loss for i in range(11)]
+    torch.testing.assert_close(sums.loss, torch.stack(parts).sum())
+    whole = divergence(logits, logits.flip(0), target)
+    parts = [divergence(logits[i, None], logits[10 - i, None], target[i, None]) for i in range(11)]
+    torch.testing.assert_close(whole, torch.stack(parts).sum())
+
+
 def test_by_hand() -> None:
     logits = torch.tensor([[[0.0, 0.0, 0.0, math.log(5.0)]]])  # p = 1/8, 1/8, 1/8, 5/8
     loss, nll = label_smoothed_loss(logits, torch.tensor([[3]]), 0.2)
