@@ -22,7 +22,7 @@ help:
 	@echo "make format    let ruff format and mend what it can"
 	@echo "make wheel     a wheel in dist/"
 	@echo "make clean     remove what was built (distclean: $(VENV) as well)"
-	@echo "Variables: TORCH='torch==X.Y.Z' (another build), VENV=FOLDER, PYTHON=python3.12, PYTEST_ARGS='-k beam'"
+	@echo "Variables: TORCH='torch==X.Y.Z --index-url URL' (another build), VENV=FOLDER, PYTHON=python3.12, PYTEST_ARGS='-k beam'"
 
 install: $(STAMP)
 
@@ -33,7 +33,7 @@ $(BIN)/python:
 # torch comes first: otherwise the package's own dependency would choose a build
 $(TORCH_STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install --upgrade pip 'setuptools>=77' wheel
-	$(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -m pip install $(foreach word,$(TORCH),'$(word)')
 	rm -f $(VENV)/.stamp-*
 	touch $@
 

@@ -19,6 +19,7 @@ from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.plugins import import_plugins
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.beam import beam_search
 from dynconv_mt.search.config import SearchConfig
@@ -218,8 +219,10 @@ def load_translator(
     """Return the translator of a run folder, checkpoint or model directory; of several, their ensemble.
 
     device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for all cores.
+    Mixers from outside are imported first, as `plugins.import_plugins` does.
     Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
     """
+    import_plugins()
     if precision not in list(Precision):
         raise UserError(f"precision={precision}: must be one of {', '.join(Precision)}")
     paths = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)

@@ -39,27 +39,31 @@ python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the pa
 "$python" -c 'import dynconv_mt' || { echo "prepare_$recipe.sh: $python has no dynconv_mt" >&2; exit 2; }
 dc-preprocess "recipe=$recipe" "$@" --cfg >/dev/null
 
-# Get one file, unless it is there already. Nobody publishes its SHA-256, so the first download's is noted, and said.
-# It gets its name when all else is done: after a Ctrl-C the same command begins with it anew.
+# Get one file, unless it is there already. Nobody publishes its SHA-256, so the first one's is noted, and said.
+# A download gets its name when all else is done: after a Ctrl-C the same command begins with it anew.
 download() {
-    local url=$1 name folder=$out.downloads sum
+    local url=$1 name folder=$out.downloads file sum
     name=$(basename "$url")
-    if [[ -f $folder/$name ]]; then
+    file=$folder/$name
+    if [[ -f $file && -f $file.sha256 ]]; then
         (cd "$folder" && sha256sum --check --quiet "$name.sha256") || {
-            echo "$folder/$name: is not what was downloaded first; remove it to download it anew" >&2
+            echo "$file: is not what was downloaded first; remove it to download it anew" >&2
             exit 2
         }
         return
     fi
-    curl --fail --location --retry 5 --output "$folder/$name.part" "$url" || {
-        echo "$url: cannot be downloaded; give a copy with --from FOLDER" >&2
-        exit 2
-    }
-    case $name in *.tgz) tar --extract --gzip --file "$folder/$name.part" --directory "$folder" ;; esac
-    sum=$(sha256sum "$folder/$name.part")
+    if [[ ! -f $file ]]; then # else somebody put it there
+        file=$file.part
+        curl --fail --location --retry 5 --output "$file" "$url" || {
+            echo "$url: cannot be downloaded; give a copy with --from FOLDER" >&2
+            exit 2
+        }
+    fi
+    case $name in *.tgz) tar --extract --gzip --file "$file" --directory "$folder" ;; esac
+    sum=$(sha256sum "$file")
     echo "${sum%% *}  $name" | tee "$folder/$name.sha256"
     echo "$name: its SHA-256 was not verified, only noted in $folder/$name.sha256" >&2
-    mv "$folder/$name.part" "$folder/$name"
+    [[ $file == "$folder/$name" ]] || mv "$file" "$folder/$name"
 }
 
 if [[ -z $from ]]; then

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from dynconv_mt.data.manifest import read_manifest
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import hash_file
 from dynconv_mt.text.corpus import read_lines
+
+_REMEDY = "The data folder is damaged or incomplete: make it again with dc-preprocess"
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,13 @@ def read_raw_split(data_dir: str, split: str) -> RawSplit:
         raise UserError(
             f"data_dir={data_dir}: has no {split} split ({', '.join(manifest.splits)}); preprocess with {split}=CORPUS"
         )
-    sources, targets = (
-        list(read_lines(Path(data_dir) / split / f"raw.{lang}")) for lang in (manifest.src, manifest.tgt)
-    )
+    paths = [Path(data_dir) / split / f"raw.{lang}" for lang in (manifest.src, manifest.tgt)]
+    sources, targets = (list(read_lines(path)) for path in paths)
     expected = manifest.splits[split].sentences
-    for lang, lines in ((manifest.src, sources), (manifest.tgt, targets)):
+    for path, lines in zip(paths, (sources, targets), strict=True):
         if len(lines) != expected:
-            raise UserError(
-                f"{Path(data_dir) / split / f'raw.{lang}'}: has {len(lines)} lines where {expected} were written. The "
-                "data folder is damaged or incomplete: make it again with dc-preprocess"
-            )
+            raise UserError(f"{path}: has {len(lines)} lines where {expected} were written. {_REMEDY}")
+        written = manifest.raw.get(f"{split}/{path.name}")
+        if written is not None and hash_file(path) != written:
+            raise UserError(f"{path}: was altered. {_REMEDY}")
     return RawSplit(manifest.src, manifest.tgt, sources, targets)

@@ -6,6 +6,7 @@ winning, of the defaults in its dataclass (with `model=NAME` put in), the recipe
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,14 @@ def compose(command: Command, arguments: Arguments) -> Any:
 
 def compose_yaml(command: Command, arguments: Arguments) -> str:
     """Return the composed options as YAML; `???` stands for what is missing."""
-    return OmegaConf.to_yaml(_compose(command, arguments))
+    config = _compose(command, arguments)
+    plain: Any = OmegaConf.to_container(config, enum_to_str=True)
+    for name, option in options_of(command.job).items():
+        for word, value in option.words.items():
+            if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it
+                *sections, last = name.split(".")
+                functools.reduce(dict.__getitem__, sections, plain)[last] = word
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
 def _check_finite(config: DictConfig, command: Command) -> None:
@@ -116,20 +124,28 @@ def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
         raise UserError(f"{where}{command.section}: must hold options, one a line")
     names = [name for name in _flatten(section) if name != "model.name"]
     check_names(command, names, where=f"{where}in the section {command.section}, ")
-    return _without_words(section, options_of(command.job))
+    try:
+        return _read_values(section, options_of(command.job))
+    except UserError as error:
+        raise UserError(f"{where}{command.section}.{error}") from None
 
 
-def _without_words(section: Mapping[Any, Any], options: Mapping[str, Option], prefix: str = "") -> dict[str, Any]:
-    """The section with the values that words such as auto stand for."""
-    plain = {}
+def _read_values(section: Mapping[Any, Any], options: Mapping[str, Option], prefix: str = "") -> dict[str, Any]:
+    """The section with the values that words such as auto stand for. YAML's no is no text, not even Norwegian."""
+    values: dict[str, Any] = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
+        option = options.get(name)
         if isinstance(value, Mapping):
-            plain[str(key)] = _without_words(value, options, f"{name}.")
+            values[str(key)] = _read_values(value, options, f"{name}.")
+        elif isinstance(value, str):
+            values[str(key)] = option.words.get(value, value) if option else value
+        elif isinstance(value, bool) and option and option.is_text:
+            word = "no" if value is False else "yes"
+            raise UserError(f"{name}: YAML reads this word as {str(value).lower()}; write it in quotes, '{word}'")
         else:
-            words = options[name].words if name in options else {}
-            plain[str(key)] = words.get(value, value) if isinstance(value, str) else value
-    return plain
+            values[str(key)] = value
+    return values
 
 
 def _choose_model(section: dict[str, Any], recipe: str) -> str:

@@ -52,6 +52,12 @@ def _check_typed_text(typed: Mapping[str, str], text: TextConfig) -> None:
             raise UserError(f"text.{name}=true: has an effect together with text.tokenization=moses only")
 
 
+def _check_models(model_dir: Any) -> None:
+    """Raise UserError where a list of models is empty."""
+    if not as_list(model_dir):
+        raise UserError("model_dir=[]: give at least one model")
+
+
 def _check_batch(batch: BatchConfig) -> None:
     """Raise UserError for what only training knows."""
     if batch.is_auto:
@@ -132,8 +138,7 @@ class GenerateJob(RuntimeConfig):
 
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
-        if not as_list(self.model_dir):
-            raise UserError("model_dir=[]: give at least one model")
+        _check_models(self.model_dir)
         if (self.input is None) == (self.data_dir is None):
             raise UserError("input=, data_dir=: give one of the two, a file or a preprocessed data folder")
         if self.split is not None and self.data_dir is None:
@@ -169,6 +174,11 @@ class InteractiveJob(RuntimeConfig):
         """Raise UserError for an option without effect."""
         if self.search.nbest != 1:
             raise UserError(f"search.nbest={self.search.nbest}: one translation a line is printed; use dc-generate")
+        _check_models(self.model_dir)
+
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        _check_typed_search(typed, self.search)
 
 
 @dataclass(kw_only=True)
@@ -255,8 +265,7 @@ class ScoreJob(RuntimeConfig):
 
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
-        if not as_list(self.model_dir):
-            raise UserError("model_dir=[]: give at least one model")
+        _check_models(self.model_dir)
         if self.src == self.tgt == STDIO:
             raise UserError("src=-, tgt=-: only one of the two can be standard input")
         _check_batch(self.batch)

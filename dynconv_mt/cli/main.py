@@ -14,8 +14,8 @@ from typing import Any
 import dynconv_mt
 from dynconv_mt.cli.arguments import check_names, parse
 from dynconv_mt.cli.commands import COMMANDS, Command
-from dynconv_mt.cli.plugins import import_plugins
 from dynconv_mt.errors import SystemFailure, UserError, is_out_of_memory
+from dynconv_mt.plugins import import_plugins
 
 DONE, FAILED, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise

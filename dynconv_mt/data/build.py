@@ -39,7 +39,7 @@ from dynconv_mt.data.stats import SplitStats, summarize
 from dynconv_mt.data.store import StoreWriter
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import write_file
+from dynconv_mt.files import hash_file, write_file
 from dynconv_mt.text.corpus import ParallelFile, read_parallel
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.pipeline import TextPipeline
@@ -89,7 +89,7 @@ def build_data(config: PreprocessConfig, files: Files, folder: Path, workers: Wo
     shutil.rmtree(folder / _TOKENIZED)
     stats = {split: tokenized[split].stats for split in (_TRAIN, "valid", "test") if split in tokenized}
     _describe(config, text, stats, folder)
-    write_manifest(folder, _manifest(config, files, text, stats))
+    write_manifest(folder, _manifest(config, files, text, stats, folder))
     return sum(split.read for split in stats.values())
 
 
@@ -135,7 +135,9 @@ class _Builder:
                 LearnJob(src_words, config.bpe, f"the source side ({config.src})"),
                 LearnJob(tgt_words, config.bpe, f"the target side ({config.tgt})"),
             ]
-        models = list(self.workers.map(learn_model, jobs))
+        what = f"learn BPE from {len(src_words) + len(tgt_words):,} words"
+        bar = _Bar(self.workers.map(learn_model, jobs), desc=what, total=len(jobs), unit=" models", disable=None)
+        models = list(bar)
         return TextPipeline(config.src, config.tgt, config.text, models[0], models[-1])
 
     def encode(self, split: str, tokenized: TokenizedSplit, text: TextPipeline) -> None:
@@ -206,7 +208,9 @@ def _describe(config: PreprocessConfig, text: TextPipeline, splits: Mapping[str,
     write_file(folder / SUMMARY, summarize(title, splits, config.src, config.tgt))
 
 
-def _manifest(config: PreprocessConfig, files: Files, text: TextPipeline, stats: Mapping[str, SplitStats]) -> Manifest:
+def _manifest(
+    config: PreprocessConfig, files: Files, text: TextPipeline, stats: Mapping[str, SplitStats], folder: Path
+) -> Manifest:
     splits = {
         name: SplitInfo(
             split.src.sentences, split.src.pieces + split.src.sentences, split.tgt.pieces + split.tgt.sentences
@@ -223,4 +227,5 @@ def _manifest(config: PreprocessConfig, files: Files, text: TextPipeline, stats:
         config=config.content_options() | {name: config.prefixes(name) for name in stats},
         inputs=describe_inputs(files),
         versions=versions,
+        raw={path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(folder.glob("*/raw.*"))},
     )

@@ -36,6 +36,7 @@ class Manifest:
     config: dict[str, Any]  # the options that decide the content: text, bpe, clean
     inputs: dict[str, list[dict[str, Any]]]  # per split and prefix: both files with size, time and SHA-256
     versions: dict[str, str]  # of the packages that made it
+    raw: dict[str, str]  # SHA-256 of the raw lines of held-out splits, by file; empty in folders of older versions
 
     def differences(self, config: Mapping[str, Any], files: Mapping[str, Sequence[ParallelFile]]) -> list[str]:
         """Return the names of what differs from a run with these options and input files; none: the same run."""
@@ -74,6 +75,7 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise UserError(f"{path}: cannot be read ({error}); preprocess again") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise UserError(f"{path}: is not of format {FORMAT}, which this version reads; preprocess again")
+    data.setdefault("raw", {})
     if data.keys() != {field.name for field in fields(Manifest)}:
         raise UserError(f"{path}: was altered (it describes a data folder by other fields); preprocess again")
     try:

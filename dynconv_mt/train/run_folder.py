@@ -40,7 +40,7 @@ ADDED = {"train.r_drop": 0.0}  # options that runs of older versions do not note
 
 
 def check_run_folder(config: FitConfig) -> None:
-    """Raise UserError when `out_dir` holds something else, or a run of other options that has checkpoints already."""
+    """Raise UserError when `out_dir` holds something else, a run of other options, or one that cannot go on."""
     run = Path(config.out_dir)
     check_folder("out_dir", config.out_dir)
     if not run.exists():
@@ -49,10 +49,17 @@ def check_run_folder(config: FitConfig) -> None:
     if job is None:
         if foreign := [name for name in FOREIGN if (run / name).exists()]:
             raise UserError(f"out_dir={config.out_dir}: holds something else ({foreign[0]}); choose another folder")
-    elif list_checkpoints(run) and (changes := changed_options(job, job_to_json(config))):
+        return
+    has_checkpoints, has_model = bool(list_checkpoints(run)), (run / "model").is_dir()
+    if (has_checkpoints or has_model) and (changes := changed_options(job, job_to_json(config))):
         raise UserError(
             f"out_dir={config.out_dir}: holds another run, which differs in {'; '.join(changes)}. "
             "Give the options of that run to continue it, or choose another out_dir"
+        )
+    if has_model and not has_checkpoints and read_finished(config) is None:
+        raise UserError(
+            f"out_dir={config.out_dir}: this run has a model, and no checkpoints from which to train on; choose "
+            "another out_dir"
         )
 
 

@@ -42,18 +42,19 @@ def test_a_finished_run_is_left_alone(trained: Path, data: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["seed=2"], "seed=2 (was 1)"),
+        (["out_dir={trained}", "seed=2"], "seed=2 (was 1)"),
         (["out_dir="], "out_dir=: must name the run folder"),
         (["out_dir={data}"], "holds something else"),
         (["data_dir=nowhere"], "nowhere: no preprocessed data here"),
         (["data_dir={corpus}"], "no preprocessed data here"),
+        (["model=lightconv_tyni"], "lightconv_tiny"),
         (["model.src_vocab_size=17"], "model.src_vocab_size=17"),
         (["model.encoder.mixer.heads=5"], "model.encoder.mixer.heads=5"),
         (["model.encoder.mixer.kernel_sizes=[3,7]"], "2 sizes for 1 layers"),
-        (["out_dir={new}", "batch.max_tokens=5"], "batch.max_tokens=5"),
-        (["out_dir={new}", "device=cuda:99"], "device=cuda:99"),
+        (["batch.max_tokens=5"], "batch.max_tokens=5"),
+        (["device=cuda:99"], "device=cuda:99"),
         (["search.nbest=2", "search.beam=2"], "search.nbest=2"),
-        (["out_dir={new}", "train.max_updates=0"], "training has no end"),
+        (["train.max_updates=0"], "training has no end"),
     ],
 )
 def test_bad_training_options_leave_nothing(
@@ -66,8 +67,8 @@ def test_bad_training_options_leave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     new = tmp_path / "new"
-    changes = [change.format(data=data, corpus=corpus, new=new) for change in changes]
-    assert call("train", *train_arguments(data, trained), *changes) == 2
+    changes = [change.format(data=data, corpus=corpus, trained=trained) for change in changes]
+    assert call("train", *train_arguments(data, new), *changes) == 2
     assert words in capsys.readouterr().err
     assert not new.exists()
 
@@ -83,6 +84,7 @@ def test_a_data_folder_put_together_from_two_is_refused(
     shutil.copytree(data / "train", other / "train")
     assert call("train", *TINY, f"data_dir={other}", f"out_dir={tmp_path}/run", "train.max_updates=1") == 2
     assert "another vocabulary" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_lines_come_out_as_they_went_in(
@@ -258,6 +260,21 @@ def test_bad_averages_are_refused(
     assert not new.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model_dir=[]"], "model_dir=[]"),
+        (["search.nbest=2", "search.beam=2"], "search.nbest=2"),
+        (["search.normalize=false", "search.length_penalty=2"], "together with search.normalize=true only"),
+    ],
+)
+def test_bad_interactive_options(
+    arguments: list[str], words: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("interactive", f"model_dir={trained}", *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_interactive_answers_before_the_next_line(trained: Path) -> None:
     command = [sys.executable, "-m", "dynconv_mt.cli", "interactive", f"model_dir={trained}", *FAST]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -302,6 +319,10 @@ def test_mixers_from_outside_the_package(data: Path, corpus: Path, tmp_path: Pat
         command = [sys.executable, "-m", "dynconv_mt.cli", *arguments, "threads=1", "device=cpu"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+    python = (
+        "import sys, dynconv_mt; print(dynconv_mt.load_translator(sys.argv[1], device='cpu').translate([''])[0].text)"
+    )
+    subprocess.run([sys.executable, "-c", python, str(run_dir)], env=environment, check=True, timeout=100)
     mixer_of = json.loads((run_dir / "model" / "config.json").read_text())["model"]["encoder"]["mixer"]
     assert (mixer_of["type"], mixer_of["heads"]) == ("mine", 4)
     assert len(output.read_text().splitlines()) == 20

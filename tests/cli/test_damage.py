@@ -24,7 +24,11 @@ def test_altered_data_are_noticed(data: Path, tmp_path: Path, capsys: pytest.Cap
     shard.write_bytes(content)
     assert call("train", *TINY, f"data_dir={altered}", f"out_dir={tmp_path}/run", "train.max_updates=1") == 2
     assert "shard_00000.safetensors: was altered" in capsys.readouterr().err
-    (altered / "test" / "raw.en").write_text("one line\n")
+    raw = altered / "test" / "raw.en"
+    raw.write_text(raw.read_text().replace("e", "a", 1))
+    with pytest.raises(UserError, match=r"raw\.en: was altered"):
+        read_raw_split(str(altered), "test")
+    raw.write_text("one line\n")
     with pytest.raises(UserError, match=r"raw\.en: has 1 lines where"):
         read_raw_split(str(altered), "test")
 

@@ -167,6 +167,7 @@ def test_mistakes_are_named_as_typed(argv: list[str], words: list[str]) -> None:
         ("train: {batch: {max_token: 3}}", "batch.max_token: no such option"),
         ("train: {batch: {max_tokens: many}}", "train.batch.max_tokens: must be a whole number"),
         ("train: {model: transfomer_tiny}", "transformer_tiny"),
+        ("train: {data_dir: no}", "train.data_dir: YAML reads this word as false; write it in quotes, 'no'"),
     ],
 )
 def test_a_wrong_recipe_is_named(content: str, words: str, tmp_path: Path) -> None:
@@ -185,6 +186,8 @@ def test_a_word_stands_for_a_number(tmp_path: Path) -> None:
     recipe.write_text("train:\n  model: {name: dynamicconv_tiny}\n  batch: {max_tokens: auto}\n")
     assert train_job(f"recipe={recipe}").batch.is_auto
     assert train_job(f"recipe={recipe}", "batch.max_tokens=77").batch.max_tokens == 77
+    text = compose_yaml(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=auto"]))
+    assert "  max_tokens: auto\n" in text and "precision: auto\n" in text
 
 
 def test_all_missing_options_are_named_at_once() -> None:

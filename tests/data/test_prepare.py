@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,3 +209,8 @@ def test_downloads_go_on_after_an_interruption(root: Path, tmp_path: Path) -> No
         assert done.returncode == (2 if altered else 0), done.stderr
         assert ("is not what was downloaded first" in done.stderr) is altered
     assert (out / "data.json").is_file()
+    by_hand = shutil.copy(packed, tmp_path / "DATA.downloads" / "corpus.tgz")
+    Path(f"{by_hand}.sha256").unlink()
+    again = subprocess.run([*command[:2], "file:///nowhere/corpus.tgz", *command[3:]], check=False, env=env)
+    assert again.returncode == 0, "a file put there by hand needs no download"
+    assert Path(f"{by_hand}.sha256").is_file()

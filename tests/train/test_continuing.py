@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,20 @@ def test_a_run_of_an_older_version_goes_on(data: FitData, new_model: NewModel, n
     del content["job"]["train"]["r_drop"]
     noted.write_text(json.dumps(content))
     assert fit(new_job(train__max_updates=8), new_model(), data).update == 8
+
+
+def test_a_finished_run_without_its_checkpoints_is_no_other_run(
+    data: FitData, new_model: NewModel, new_job: NewJob
+) -> None:
+    """It is still finished; with other options, or for longer, it is refused and its model stays."""
+    job = new_job(train__max_updates=6)
+    fit(job, new_model(), data)
+    run = Path(job.out_dir)
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert fit(job, new_model(), data).update == 6
+    with pytest.raises(UserError, match=r"differs in seed=2 \(was 1\)"):
+        fit(new_job(train__max_updates=6, seed=2), new_model(), data)
+    with pytest.raises(UserError, match="no checkpoints from which to train on"):
+        fit(new_job(train__max_updates=7), new_model(), data)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
