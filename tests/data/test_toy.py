@@ -1,5 +1,6 @@
 """The embedded corpus: correct German, one translation a sentence, nothing held out in training, reproducible."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,8 @@ def test_word_order(clause: Clause, order: Order, source: str, target: str) -> N
 def test_the_phenomena_occur() -> None:
     text = " ".join(target for _, target in make_corpus(Sizes(train=3000))["train"]).lower()
     wanted = ["weil", "dass", "wenn", "obwohl", "kein", "nicht", "muss", "einundzwanzig", "im", "ins", "zum"]
+    wanted += ["töchter", "städte", "eingekauft", "abholen"]  # plurals with an umlaut; separable verbs in one word …
     assert [word for word in wanted if f" {word}" not in text] == []
+    assert re.search(r" räum\w+ [^.?]+ auf[.?]", text)  # … and in two
     draw = Sampler(0)
     assert all(make(draw)[1] for make, _ in SENTENCES)
