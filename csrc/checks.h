@@ -45,11 +45,21 @@ inline void check_x(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 3, "x: expected shape (B, T, C), found ", shape_of(x.sizes()));
 }
 
-// K taps for each of `num_heads` heads that divide the channels of x (B, T, C).
+inline void check_device(const char* name, const Tensor& tensor, const Tensor& x) {
+  STD_TORCH_CHECK(tensor.device() == x.device(), name, ": expected on the device of x");
+}
+
+// That of the arithmetic.
+inline ScalarType precision_of(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// K taps for each of `num_heads` heads that divide the channels of x, its last dimension.
 inline void check_heads(const char* name, const Tensor& x, int64_t num_heads, int64_t kernel_size) {
   STD_TORCH_CHECK(kernel_size >= 1, name, ": a kernel has at least 1 tap, found ", kernel_size);
-  const bool is_dividing = num_heads >= 1 && x.size(2) % num_heads == 0;
-  STD_TORCH_CHECK(is_dividing, name, ": ", num_heads, " heads do not divide the ", x.size(2), " channels of x");
+  const int64_t num_channels = x.size(x.dim() - 1);
+  const bool is_dividing = num_heads >= 1 && num_channels % num_heads == 0;
+  STD_TORCH_CHECK(is_dividing, name, ": ", num_heads, " heads do not divide the ", num_channels, " channels of x");
 }
 
 // The number of heads of dynamic_conv, from logits (B, T, H·K) that fit x.
@@ -75,6 +85,47 @@ inline int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
 inline void check_grad(const Tensor& grad_y, const Tensor& x) {
   check_shape("grad_y", grad_y, {x.size(0), x.size(1), x.size(2)});
   check_dtype("grad_y", grad_y, x.scalar_type());
+}
+
+inline void check_written(const char* name, const Tensor& tensor, const Tensor& x) {
+  check_device(name, tensor, x);
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected contiguous, since it is written to");
+}
+
+// What a decoding step of x (B, W, N, C) finds and leaves behind. What slots hold is not looked at.
+inline void check_state(const Tensor& x, const Tensor& buffer, const Tensor& slots, int64_t position) {
+  STD_TORCH_CHECK(x.dim() == 4, "x: expected shape (B, W, N, C), found ", shape_of(x.sizes()));
+  STD_TORCH_CHECK(buffer.dim() == 4, "buffer: expected shape (B, beam, K - 1, C), found ", shape_of(buffer.sizes()));
+  check_shape("buffer", buffer, {x.size(0), buffer.size(1), buffer.size(2), x.size(3)});
+  STD_TORCH_CHECK(slots.dim() == 3, "slots: expected shape (B, W, K - 1), found ", shape_of(slots.sizes()));
+  check_shape("slots", slots, {x.size(0), slots.size(1), buffer.size(2)});
+  check_dtype("slots", slots, ScalarType::Long);
+  if (buffer.scalar_type() != x.scalar_type()) check_dtype("buffer", buffer, precision_of(x));
+  check_written("buffer", buffer, x);
+  check_written("slots", slots, x);
+  const int64_t room = std::min(buffer.size(1), slots.size(1));
+  STD_TORCH_CHECK(x.size(1) <= room, "x: expected at most ", room, " beam slots, found ", x.size(1));
+  STD_TORCH_CHECK(position >= 0, "position: expected at least 0, found ", position);
+}
+
+// The number of heads of a step of dynamic_conv, from logits (B, W, N, H·K) that fit x.
+inline int64_t heads_of_step_logits(const Tensor& x, const Tensor& logits, int64_t kernel_size) {
+  STD_TORCH_CHECK(logits.dim() == 4, "logits: expected shape (B, W, N, H·K), found ", shape_of(logits.sizes()));
+  const int64_t num_heads = logits.size(3) / kernel_size;
+  check_heads("logits", x, num_heads, kernel_size);
+  check_shape("logits", logits, {x.size(0), x.size(1), x.size(2), num_heads * kernel_size});
+  check_dtype("logits", logits, x.scalar_type());
+  check_device("logits", logits, x);
+  return num_heads;
+}
+
+// That of a step of light_conv, from a weight (H, K) that fits x and the buffer's K.
+inline int64_t heads_of_step_weight(const Tensor& x, const Tensor& weight, int64_t kernel_size) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
+  check_shape("weight", weight, {weight.size(0), kernel_size});
+  check_heads("weight", x, weight.size(0), kernel_size);
+  if (weight.scalar_type() != ScalarType::Float) check_dtype("weight", weight, x.scalar_type());
+  return weight.size(0);
 }
 
 }  // namespace dynconv_mt

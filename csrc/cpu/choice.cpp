@@ -22,7 +22,7 @@ bool has_f16c() {
 const Kernels& choose_kernels() {
 #ifdef DYNCONV_MT_X86
   const char* wanted = std::getenv("DYNCONV_MT_CPU");  // for tests: a lower instruction set than the machine's
-  const std::string name = wanted ? wanted : kernels_avx512.name;
+  const std::string name = wanted && *wanted ? wanted : kernels_avx512.name;
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

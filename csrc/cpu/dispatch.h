@@ -27,10 +27,6 @@ inline Storage storage_of(const Tensor& x) {
   }
 }
 
-inline ScalarType precision_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // The weight in the precision of the arithmetic.
 inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
   return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));

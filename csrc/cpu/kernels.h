@@ -134,9 +134,10 @@ void write_grad_logits(const Problem& p, const Run& run, const Scratch<A>& sizes
 template <typename A>
 void finish_grads(const Problem& p, const Run& run, int64_t head, Range group, const TapRows<A>& taps, A* grads) {
   const int64_t pitch = pitch_of<A>(p.kernel_size), count = group.end - group.begin;
-  const int64_t last = pitch - kLanes<A>;  // columns behind the taps all lie in a row's last vector
   for (A* row = grads; row < grads + count * pitch; row += pitch) {
-    store(row + last, keep_first(load(row + last), p.kernel_size - last, A(0)));
+    for (int64_t c = p.kernel_size / kLanes<A> * kLanes<A>; c < pitch; c += kLanes<A>) {  // columns behind the taps
+      store(row + c, keep_first(load(row + c), most(p.kernel_size - c, 0), A(0)));
+    }
   }
   if (p.softmax && !p.weight) {
     const int64_t offset = taps.offset(head, group.begin);

@@ -57,14 +57,6 @@ inline Storage storage_of(const Tensor& x) {
   }
 }
 
-inline ScalarType precision_of(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-inline void check_device(const char* name, const Tensor& tensor, const Tensor& x) {
-  STD_TORCH_CHECK(tensor.device() == x.device(), name, ": expected on the device of x");
-}
-
 // The weight in the precision of the arithmetic.
 inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
   check_device("weight", weight, x);

@@ -39,6 +39,6 @@ class Dropout(nn.Module):
 def keep_mask(x: Tensor, p: float) -> Tensor:
     """Return factors shaped like `x`, of its dtype, from torch's generator: 0 with probability p, else 1 / (1 - p)."""
     count, cut = math.prod(x.shape), min(round(p * LEVELS), LEVELS - 1)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     is_kept = words.view(torch.int16)[:count] >= cut - LEVELS // 2
     return is_kept.to(x.dtype).mul_(LEVELS / (LEVELS - cut)).view(x.shape)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import dynconv_mt
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
-from dynconv_mt.models.seq2seq import Model, new_model
+from dynconv_mt.models.seq2seq import Model, check_complete, new_model
 
 WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text"
 FORMAT = 1
@@ -133,8 +133,9 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
     config, path = read_config(folder), folder / WEIGHTS
     try:
+        check_complete(config)
         model = new_model(config)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
+    except (UserError, TypeError, ValueError, IndexError, RuntimeError) as error:  # of types or sizes of no model
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder / CONFIG}: does not describe a model ({reason}); was it altered?") from None
     if not path.is_file():

@@ -70,17 +70,17 @@ class Size:
     tying: Tying = Tying.all
 
 
-SEVEN, SIX = (3, 7, 15, 31, 31, 31, 31), (3, 7, 15, 31, 31, 31)
-BASE = Size(512, 2048, 8, SEVEN, SIX, 6, True, 0.1, input_dropout=0.1)
-BIG = Size(1024, 4096, 16, SEVEN, SIX, 6, True, 0.3, 0.1, 0.1, input_dropout=0.1)
-LM = Size(512, 2048, 8, (), SIX, 0, True, 0.1, input_dropout=0.1, tying=Tying.none)
+FOUR, SIX, SEVEN = (3, 7, 15, 31), (3, 7, 15, 31, 31, 31), (3, 7, 15, 31, 31, 31, 31)
+BASE = Size(512, 2048, 8, SEVEN, SIX, transformer_layers=6, glu=True, dropout=0.1, input_dropout=0.1)
+BIG = replace(BASE, dim=1024, ffn_dim=4096, heads=16, dropout=0.3, attention_dropout=0.1, weight_dropout=0.1)
+LM = replace(BASE, kernels=(), transformer_layers=0, tying=Tying.none)
 LANGUAGE_MODELS = {
     "lm": LM,
     "lm_gbw": replace(LM, ffn_dim=4096, heads=16, weight_dropout=0.1),
 }
 SIZES = {
-    "tiny": Size(128, 256, 4, (3, 7, 15, 31), (3, 7, 15, 31), 4, True, 0.3),
-    "iwslt_de_en": Size(512, 1024, 4, SEVEN, SIX, 6, False, 0.3, 0.1, 0.1, tying=Tying.none),
+    "tiny": Size(128, 256, 4, FOUR, FOUR, transformer_layers=4, glu=True, dropout=0.3),
+    "iwslt_de_en": replace(BIG, dim=512, ffn_dim=1024, heads=4, glu=False, input_dropout=0.0, tying=Tying.none),
     "wmt_en_de": BASE,
     "wmt_en_de_big": BIG,
     "wmt_en_fr_big": replace(BIG, dropout=0.1),

@@ -68,11 +68,16 @@ def build_model(config: ModelConfig) -> Model:
 
     Raises UserError where the parts of `config` do not fit together or a vocabulary size is missing.
     """
+    check_complete(config)
+    model = new_model(config)
+    initialise(model)
+    return model
+
+
+def check_complete(config: ModelConfig) -> None:
+    """Raise UserError where the parts of `config` do not fit together or a vocabulary size is missing."""
     config.check()
     for side in ("tgt",) if config.is_language_model else ("src", "tgt"):
         if getattr(config, f"{side}_vocab_size") < 5:
             size = getattr(config, f"{side}_vocab_size")
             raise UserError(f"model.{side}_vocab_size={size}: must be at least 5 (four special ids and one type)")
-    model = new_model(config)
-    initialise(model)
-    return model

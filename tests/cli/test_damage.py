@@ -44,7 +44,9 @@ def test_damaged_models_are_named(trained: Path, tmp_path: Path, capsys: pytest.
     assert "model.safetensors: is damaged" in capsys.readouterr().err
     assert call("info", f"model_dir={newest}") == 2
     assert "model.safetensors: is damaged" in capsys.readouterr().err
+    sound = json.loads((run / "model" / "config.json").read_text())["model"]
     contents: list[object] = [{}, [], {"encoder": 3, "decoder": {}}]
+    contents += [sound | change for change in ({"cross_heads": 7}, {"tgt_vocab_size": 1}, {"dim": "wide"})]
     for altered in contents:
         (run / "model" / "config.json").write_text(json.dumps({"format": 1, "model": altered}))
         assert call("generate", f"model_dir={run}", "input=-") == 2

@@ -6,6 +6,7 @@ Shapes: B sentences, T positions, C channels, H heads, E = C / H, K taps.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -184,6 +185,21 @@ def test_threads_change_nothing(dropout: float, dtype: torch.dtype) -> None:
         for _ in range(5):
             found = all_results(OPERATORS, *tensors, **options)
             assert all(torch.equal(found[name], result) for name, result in expected.items())
+
+
+@pytest.mark.parametrize("kernel_size", [3, 4, 5, 7, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_agree_on_what_an_infinite_input_reaches(dtype: torch.dtype, kernel_size: int) -> None:
+    """Positions whose taps do not reach it keep their numbers."""
+    x, logits, weight, grad_y = random_inputs((1, 60, 8), 2, kernel_size, dtype)
+    x[0, 30] = math.inf
+    options: Options = {"padding_left": 1, "softmax": True, "dropout": 0.0, "seed": None, "lengths": None}
+    results = all_results(OPERATORS, x, logits, weight, grad_y, **options)
+    first = torch.arange(60) - 1  # position that is read by the first tap
+    is_reached = (first <= 30) & (first + kernel_size > 30)
+    for name in ("dynamic y", "light y", "grad_logits"):
+        assert torch.equal(~results[name][0].isfinite().all(-1), is_reached), name
+    assert results["dynamic grad_x"].isfinite().all() and results["light grad_x"].isfinite().all()
 
 
 @pytest.mark.parametrize("instructions", ["portable", "avx2"])
