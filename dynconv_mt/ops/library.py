@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynconv_mt.errors import UserError
 from dynconv_mt.ops import reference
 
 NAMESPACE = "dynconv_mt"
@@ -164,10 +165,10 @@ def backend(device: str | torch.device) -> str:
 def load_chosen(choice: str) -> None:
     """Load compiled kernels as DYNCONV_MT_OPS says."""
     if choice not in {"", "compiled", "reference"}:
-        raise ValueError(f"DYNCONV_MT_OPS={choice}: expected compiled or reference, or nothing")
+        raise UserError(f"DYNCONV_MT_OPS={choice}: expected compiled or reference, or nothing")
     instructions = os.environ.get("DYNCONV_MT_CPU", "")
     if instructions not in {"", "avx512", "avx2", "portable"}:
-        raise ValueError(f"DYNCONV_MT_CPU={instructions}: expected avx512, avx2 or portable, or nothing")
+        raise UserError(f"DYNCONV_MT_CPU={instructions}: expected avx512, avx2 or portable, or nothing")
     if choice != "reference":
         load_compiled(Path(__file__).parent)
     if choice == "compiled" and backend("cpu") != "compiled":

@@ -170,6 +170,10 @@ def test_kernels_for_gpus_are_loaded_beside_a_torch_with_cuda(tmp_path: Path, mo
 def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="DYNCONV_MT_OPS=fast: expected compiled or reference"):
         library.load_chosen("fast")
+    monkeypatch.setenv("DYNCONV_MT_CPU", "avx1024")
+    with pytest.raises(ValueError, match="DYNCONV_MT_CPU=avx1024: expected avx512, avx2 or portable"):
+        library.load_chosen("reference")
+    monkeypatch.delenv("DYNCONV_MT_CPU")
     library.load_chosen("reference")
     monkeypatch.setattr(library, "load_compiled", lambda folder: None)
     monkeypatch.setattr(library, "backend", lambda device: "reference")
