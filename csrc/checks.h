@@ -73,9 +73,8 @@ inline int64_t heads_of_logits(const Tensor& x, const Tensor& logits, int64_t ke
   return num_heads;
 }
 
-// That of light_conv, from a weight (H, K) that fits x.
+// That of light_conv and of its step, from a weight (H, K) that fits the channels of x.
 inline int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
-  check_x(x);
   STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
   check_heads("weight", x, weight.size(0), weight.size(1));
   if (weight.scalar_type() != ScalarType::Float) check_dtype("weight", weight, x.scalar_type());
@@ -117,15 +116,6 @@ inline int64_t heads_of_step_logits(const Tensor& x, const Tensor& logits, int64
   check_dtype("logits", logits, x.scalar_type());
   check_device("logits", logits, x);
   return num_heads;
-}
-
-// That of a step of light_conv, from a weight (H, K) that fits x and the buffer's K.
-inline int64_t heads_of_step_weight(const Tensor& x, const Tensor& weight, int64_t kernel_size) {
-  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
-  check_shape("weight", weight, {weight.size(0), kernel_size});
-  check_heads("weight", x, weight.size(0), kernel_size);
-  if (weight.scalar_type() != ScalarType::Float) check_dtype("weight", weight, x.scalar_type());
-  return weight.size(0);
 }
 
 }  // namespace dynconv_mt

@@ -68,7 +68,8 @@ Tensor dynamic_conv_step(Tensor x, Tensor logits, Tensor buffer, Tensor slots, i
 Tensor light_conv_step(Tensor x, Tensor weight, Tensor buffer, Tensor slots, int64_t position, bool softmax) {
   check_state(x, buffer, slots, position);
   check_slots(slots, buffer.size(1));
-  const int64_t num_heads = heads_of_step_weight(x, weight, buffer.size(2) + 1);
+  const int64_t num_heads = heads_of_weight(x, weight);
+  check_shape("weight", weight, {num_heads, buffer.size(2) + 1});
   const Tensor inputs = torch::stable::contiguous(x), taps = weight_for(x, weight);
   Step s = step_of(inputs, buffer, slots, num_heads, position);
   s.softmax = softmax;

@@ -104,6 +104,7 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
 
 Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int64_t padding_left, bool softmax,
                   double dropout) {
+  check_x(x);
   const int64_t num_heads = heads_of_weight(x, weight);
   const Optional ends = contiguous_lengths(x, lengths);
   const Tensor taps = weight_for(x, weight), y = new_like(x);
@@ -118,6 +119,7 @@ Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int6
 
 std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor weight, Optional seed,
                                                Optional lengths, int64_t padding_left, bool softmax, double dropout) {
+  check_x(x);
   const int64_t num_heads = heads_of_weight(x, weight), kernel_size = weight.size(1);
   check_grad(grad_y, x);
   const Optional ends = contiguous_lengths(x, lengths);

@@ -43,7 +43,8 @@ Tensor dynamic_conv_step(Tensor x, Tensor logits, Tensor buffer, Tensor slots, i
 
 Tensor light_conv_step(Tensor x, Tensor weight, Tensor buffer, Tensor slots, int64_t position, bool softmax) {
   check_state(x, buffer, slots, position);
-  const int64_t num_heads = heads_of_step_weight(x, weight, buffer.size(2) + 1);
+  const int64_t num_heads = heads_of_weight(x, weight);
+  check_shape("weight", weight, {num_heads, buffer.size(2) + 1});
   const Tensor inputs = torch::stable::contiguous(x), taps = weight_for(x, weight);
   Step s = {};
   s.num_heads = num_heads;

@@ -131,6 +131,7 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
 
 Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int64_t padding_left, bool softmax,
                   double dropout) {
+  check_x(x);
   const int64_t num_heads = heads_of_weight(x, weight);
   const Device device(x);
   const Options options = {padding_left, softmax, dropout};
@@ -145,6 +146,7 @@ Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int6
 
 std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor weight, Optional seed,
                                                Optional lengths, int64_t padding_left, bool softmax, double dropout) {
+  check_x(x);
   const int64_t num_heads = heads_of_weight(x, weight);
   check_grad(grad_y, x);
   check_device("grad_y", grad_y, x);

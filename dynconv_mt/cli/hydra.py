@@ -6,7 +6,6 @@ winning, of the defaults in its dataclass (with `model=NAME` put in), the recipe
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -52,13 +51,12 @@ def compose(command: Command, arguments: Arguments) -> Any:
 def compose_yaml(command: Command, arguments: Arguments) -> str:
     """Return the composed options as YAML; `???` stands for what is missing."""
     config = _compose(command, arguments)
-    plain: Any = OmegaConf.to_container(config, enum_to_str=True)
+    plain = OmegaConf.create(OmegaConf.to_container(config, enum_to_str=True))  # without types, which words have not
     for name, option in options_of(command.job).items():
         for word, value in option.words.items():
             if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it
-                *sections, last = name.split(".")
-                functools.reduce(dict.__getitem__, sections, plain)[last] = word
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+                OmegaConf.update(plain, name, word)
+    return OmegaConf.to_yaml(plain)
 
 
 def _check_finite(config: DictConfig, command: Command) -> None:

@@ -135,7 +135,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     try:
         check_complete(config)
         model = new_model(config)
-    except (UserError, TypeError, ValueError, IndexError, RuntimeError) as error:  # of types or sizes of no model
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder / CONFIG}: does not describe a model ({reason}); was it altered?") from None
     if not path.is_file():

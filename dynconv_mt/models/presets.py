@@ -80,7 +80,19 @@ LANGUAGE_MODELS = {
 }
 SIZES = {
     "tiny": Size(128, 256, 4, FOUR, FOUR, transformer_layers=4, glu=True, dropout=0.3),
-    "iwslt_de_en": replace(BIG, dim=512, ffn_dim=1024, heads=4, glu=False, input_dropout=0.0, tying=Tying.none),
+    "iwslt_de_en": Size(
+        512,
+        1024,
+        4,
+        SEVEN,
+        SIX,
+        transformer_layers=6,
+        glu=False,
+        dropout=0.3,
+        attention_dropout=0.1,
+        weight_dropout=0.1,
+        tying=Tying.none,
+    ),
     "wmt_en_de": BASE,
     "wmt_en_de_big": BIG,
     "wmt_en_fr_big": replace(BIG, dropout=0.1),

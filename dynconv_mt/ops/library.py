@@ -14,7 +14,8 @@ for float32 `weight` beside half-precision x. It returns contiguous tensors: y a
 gradient in that of what it belongs to. DropConnect's mask is defined in `dropconnect`.
 
 The environment variable DYNCONV_MT_OPS, read once, says which kernels run: `reference` leaves compiled ones out,
-`compiled` insists on them, and without it they run if they are there.
+`compiled` insists on them, and without it they run if they are there. DYNCONV_MT_CPU, which compiled ones read, chooses
+a lower instruction set than the processor has.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def backend(device: str | torch.device) -> str:
 
 
 def load_chosen(choice: str) -> None:
-    """Load compiled kernels as DYNCONV_MT_OPS says."""
+    """Load compiled kernels as DYNCONV_MT_OPS says. Raises UserError where a variable has another value than it may."""
     if choice not in {"", "compiled", "reference"}:
         raise UserError(f"DYNCONV_MT_OPS={choice}: expected compiled or reference, or nothing")
     instructions = os.environ.get("DYNCONV_MT_CPU", "")

@@ -66,7 +66,7 @@ class _SmoothedLoss(torch.autograd.Function):
             top = x.amax(1, keepdim=True)
             of_target[rows], mean[rows] = x.gather(1, target[rows, None]), x.mean(1, keepdim=True)
             normalizer[rows] = (x - top).exp_().sum(1, keepdim=True).log_().add_(top)
-        losses = ((normalizer - x).masked_fill_(is_pad[:, None], 0.0) for x in (of_target, mean))
+        losses = ((normalizer - part).masked_fill_(is_pad[:, None], 0.0) for part in (of_target, mean))
         nll, smooth = (loss.sum(dtype=torch.float64) for loss in losses)
         ctx.save_for_backward(logits, target, is_pad, normalizer)
         ctx.epsilon = epsilon
