@@ -1,7 +1,8 @@
-// What every kernel asks of its arguments. dynconv_mt/ops/functional.py checks them for users; these checks keep
-// direct callers of torch.ops from reading beyond a tensor.
+// What every kernel asks of its arguments, and how it takes them. dynconv_mt/ops/functional.py checks them for users;
+// these checks keep direct callers of torch.ops from reading beyond a tensor.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -11,6 +12,8 @@
 #include <optional>
 #include <sstream>
 #include <string>
+
+#include "dtypes.h"
 
 namespace dynconv_mt {
 
@@ -52,6 +55,22 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& x
 // That of the arithmetic.
 inline ScalarType precision_of(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Storage storage_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Storage::kFloat32;
+    case ScalarType::Double: return Storage::kFloat64;
+    case ScalarType::BFloat16: return Storage::kBFloat16;
+    case ScalarType::Half: return Storage::kFloat16;
+    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
+  }
+}
+
+// The weight of light_conv in the precision of the arithmetic.
+inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
+  check_device("weight", weight, x);
+  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
 }
 
 // K taps for each of `num_heads` heads that divide the channels of x, its last dimension.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Arithmetic of the matrix products: auto is bf16 where the device computes the model faster in it, else fp32."""
+    """Arithmetic of matrix products. auto: bf16 where the device is fast in it, else fp16 on a GPU, fp32 on a CPU."""
 
     auto = "auto"
     fp32 = "fp32"

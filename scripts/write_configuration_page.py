@@ -11,7 +11,8 @@ from pathlib import Path
 from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.options import REQUIRED, Option, Section, as_typed, sections_of
 from dynconv_mt.cli.recipes import recipe_names, title
-from dynconv_mt.models.presets import translation_preset_names
+from dynconv_mt.models.config import ConvConfig
+from dynconv_mt.models.presets import SIZES, preset, preset_names
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 INTRODUCTION = """# Configuration
@@ -20,9 +21,9 @@ Every option of every command, with its default and unit. This page is written b
 `scripts/write_configuration_page.py` from the dataclasses that hold the options; `--help` prints the same, and
 `--cfg` prints a command's composed options without running it.
 
-Options are given as `name=value`. Lists are written `[a,b]`, no value is `null`. What is typed wins over the recipe,
-and the recipe over the defaults below. An unknown name or a value of the wrong kind ends the command with exit code 2
-and says what was expected.
+Options are given as `name=value`. Lists are written `[a,b]` (in zsh within quotation marks: `'name=[a,b]'`), no value
+is `null`. What is typed wins over the recipe, and the recipe over the defaults below. An unknown name or a value of the
+wrong kind ends the command with exit code 2 and says what was expected.
 
 ## Environment variables
 
@@ -40,6 +41,15 @@ RECIPES = """
 and `generate`, each with options of that command, and any of them may be left out;
 [multi30k.yaml](../configs/recipe/multi30k.yaml) is one to begin with.
 """
+MIXERS = ("transformer", "lightconv", "dynamicconv")
+ARCHITECTURES = """
+## Architectures
+
+`model=<mixer>_<size>` of `dc-train` takes one of the mixers {mixers} and one of these sizes.
+`model.*` changes any part. Dropout is that of sub-blocks, of attention and of a convolution's taps; `dc-train model=NAME data_dir=DATA out_dir=RUN --cfg` prints the whole.
+
+| size | width / feed-forward | heads | a Transformer's layers | kernel sizes, a layer each | GLU | dropout | tying |
+|---|---|---|---|---|---|---|---|"""
 
 
 def page() -> str:
@@ -53,8 +63,29 @@ def _recipes() -> Iterator[str]:
 
 
 def _architectures() -> Iterator[str]:
-    names = ", ".join(f"`{name}`" for name in translation_preset_names())
-    yield f"\n## Architectures\n\n`model=NAME` of `dc-train`, any part of which `model.*` changes: {names}."
+    mixers = ", ".join(f"`{mixer}`" for mixer in MIXERS)
+    yield ARCHITECTURES.format(mixers=mixers)
+    yield from (_size(name) for name in SIZES)
+    names = ", ".join(f"`{name}`" for name in preset_names() if preset(name).is_language_model)
+    yield f"\nFrom Python only, through `dynconv_mt.models.preset`: the language models {names}."
+
+
+def _size(name: str) -> str:
+    """A row of the table: what the three architectures of a size share, and where they differ."""
+    transformer, convolution = preset(f"transformer_{name}"), preset(f"dynamicconv_{name}")
+    encoder, decoder = convolution.encoder.mixer, convolution.decoder.mixer
+    assert isinstance(encoder, ConvConfig) and isinstance(decoder, ConvConfig)
+    cells = (
+        f"`{name}`",
+        f"{convolution.dim} / {convolution.encoder.ffn_dim}",
+        f"{encoder.heads}",
+        f"{transformer.encoder.layers} + {transformer.decoder.layers}",
+        f"{encoder.kernel_sizes} + {decoder.kernel_sizes}",
+        "yes" if encoder.glu else "no",
+        f"{convolution.dropout} / {convolution.attention_dropout} / {encoder.weight_dropout}",
+        f"{convolution.tying}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _commands() -> Iterator[str]:

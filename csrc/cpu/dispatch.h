@@ -1,4 +1,4 @@
-// Where tensors meet kernels: which instruction set, which storage, and tasks on torch's threads.
+// Where tensors meet kernels: tasks on torch's threads.
 //
 // Only PyTorch's stable ABI is used, so that one binary serves every torch from 2.10 on.
 #pragma once
@@ -16,21 +16,6 @@
 namespace dynconv_mt::cpu {
 
 using Optional = std::optional<Tensor>;
-
-inline Storage storage_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Storage::kFloat32;
-    case ScalarType::Double: return Storage::kFloat64;
-    case ScalarType::BFloat16: return Storage::kBFloat16;
-    case ScalarType::Half: return Storage::kFloat16;
-    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
-  }
-}
-
-// The weight in the precision of the arithmetic.
-inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
-  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
-}
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }

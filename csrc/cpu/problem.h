@@ -10,9 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dynconv_mt::cpu {
+#include "../dtypes.h"
 
-enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
+namespace dynconv_mt::cpu {
 
 // A tensor (B, T, N) of any strides, in elements.
 struct Input {

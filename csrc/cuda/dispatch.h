@@ -1,11 +1,10 @@
-// Where tensors meet kernels: which device, which stream, which storage.
+// Where tensors meet kernels: which device, which stream.
 //
 // Only PyTorch's stable ABI is used, so that one binary serves every torch from 2.10 on, and this compiles beside a
 // torch without CUDA.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <limits>
 
@@ -45,22 +44,6 @@ class Device {
 
 inline void check_launch(const char* name, Error error) {
   STD_TORCH_CHECK(error == nullptr, name, ": ", error ? error : "");
-}
-
-inline Storage storage_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Storage::kFloat32;
-    case ScalarType::Double: return Storage::kFloat64;
-    case ScalarType::BFloat16: return Storage::kBFloat16;
-    case ScalarType::Half: return Storage::kFloat16;
-    default: STD_TORCH_CHECK(false, "x: expected a floating dtype, found ", toString(x.scalar_type()));
-  }
-}
-
-// The weight in the precision of the arithmetic.
-inline Tensor weight_for(const Tensor& x, const Tensor& weight) {
-  check_device("weight", weight, x);
-  return torch::stable::contiguous(torch::stable::to(weight, precision_of(x)));
 }
 
 inline int int_of(int64_t kernel_size) {

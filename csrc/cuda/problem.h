@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "../dtypes.h"
+
 namespace dynconv_mt::cuda {
 
 constexpr int kVectorBytes = 16;  // what a thread reads or writes at once
@@ -24,8 +26,6 @@ struct DropConnect {
   uint32_t threshold;   // a tap is dropped if its bits are below
   double scale;         // what the others are multiplied by
 };
-
-enum class Storage { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // Pointers that an operator has no use for are null. `weight`, `grad_weight`, `taps` and `partial` are contiguous, in
 // the precision of the arithmetic: double for float64, else float.

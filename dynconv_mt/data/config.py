@@ -17,7 +17,7 @@ class BatchConfig:
     max_tokens: int = field(
         default=4096,
         metadata={"words": {"auto": AUTO}},
-    )  # tokens: rows x longest side (padding and </s> counted), at most; auto (training): as many as fit in memory
+    )  # tokens: rows x longest side (padding, </s> counted), at most; auto (training): what fits in memory, up to 16,384
     max_sentences: int | None = None  # rows, at most; None: as many as the tokens allow
     rows_multiple: int = 1  # rows: a multiple of this wherever more than this many fit (8 suits GPU matrix products)
 

@@ -16,7 +16,7 @@ class SearchConfig:
 
     beam: int = 5  # hypotheses that are kept at every step, and finished ones that end a sentence; 1: greedy
     length_penalty: float = 1.0  # exponent p of score = Σ log p / (length + 1)^p; above 1 favours longer ones
-    normalize: bool = True  # divide by length^length_penalty at all; false: score = Σ log p
+    normalize: bool = True  # divide by (length + 1)^length_penalty at all; false: score = Σ log p
     min_length: int = 1  # tokens, at least (the limit max_length_a·S + max_length_b goes before)
     max_length_a: float = 1.0  # tokens, at most: a·S + b for a source of S tokens, </s> included
     max_length_b: int = 50  # b of the same. The defaults are those of Vaswani et al. (2017)
