@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dynconv_mt.errors import UserError
 
@@ -36,6 +38,15 @@ def write_file(path: Path, data: bytes | str) -> None:
         raise UserError(f"{path}: cannot be made; choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_json(data: Any, indent: int = 2) -> str:
+    """Return JSON text, readable in any language, that UTF-8 can hold.
+
+    A byte of a file name that is no UTF-8 is half of a surrogate pair to Python, and becomes JSON's escape for that.
+    """
+    text = json.dumps(data, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def files_below(folder: Path) -> list[Path]:

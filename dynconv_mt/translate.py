@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynconv_mt.compute import Compute, resolve_compute
-from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.data.config import BatchConfig, translation_batch
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Seq2Seq
@@ -32,7 +32,6 @@ from dynconv_mt.text.vocab import EOS, PAD
 logger = logging.getLogger(__name__)
 
 WINDOW = 100_000  # lines that are sorted by length, and so held, together
-DEFAULT_SENTENCES = 128  # rows of a batch: more only cost memory (logits of rows × beam × types)
 
 _LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # all that str.splitlines knows
 
@@ -81,7 +80,7 @@ class Translator:
         self.models = list(models)
         self.text = text
         self.search = search or SearchConfig()
-        self.batch = batch or BatchConfig(max_sentences=DEFAULT_SENTENCES)
+        self.batch = batch or translation_batch()
         self.compute = compute or Compute(next(models[0].parameters()).device, Precision.fp32)
         self.max_pieces = min(model.config.stack("encoder").max_positions for model in models) - 1  # of a source
 
@@ -169,12 +168,12 @@ class Translator:
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Rows of similar length together, long ones first; a line too long for the budget stands alone."""
         rows = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
-        batches = []
-        while rows:
-            size = max(1, self.batch.max_tokens // (lengths[rows[0]] + 1))  # </s> counts
+        batches, first = [], 0
+        while first < len(rows):
+            size = max(1, self.batch.max_tokens // (lengths[rows[first]] + 1))  # </s> counts
             size = min(size, self.batch.max_sentences or size)
-            batches.append(rows[:size])
-            rows = rows[size:]
+            batches.append(rows[first : first + size])
+            first += size
         return batches
 
     def _search(self, sources: Sequence[list[int]]) -> list[list[Hypothesis]]:

@@ -30,7 +30,8 @@ print(*(s["value"] for s in json.load(open(sys.argv[1]))["scores"] if "case:lc" 
 
 for model in "${models[@]}"; do
     OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node="$ranks" -m dynconv_mt.cli train recipe=multi30k \
-        "model=$model" "data_dir=$out/data" "out_dir=$out/$model" "batch.max_tokens=$((2048 / ranks))" "${options[@]}"
+        "model=$model" "data_dir=$out/data" "out_dir=$out/$model" threads=1 "batch.max_tokens=$((2048 / ranks))" \
+        "${options[@]}"
     best=0 chosen=1.0
     for penalty in 1.0 1.6 2.0; do
         score "$model" valid "$penalty"

@@ -16,7 +16,11 @@ out=$(realpath "$OUT")
 summary=$out/summary.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-wanted=" install ${*:-compile tests bench train memory compare} "
+steps="compile tests bench train memory compare"
+for name; do
+    [[ " $steps " == *" $name "* ]] || { echo "$name: no such step; there are $steps" >&2; exit 2; }
+done
+wanted=" install ${*:-$steps} "
 failed=0
 
 # step NAME COMMAND...: run it if it is wanted, keep what it says in NAME.log, and tell how it ended
@@ -66,6 +70,7 @@ run_tests() {
 # who reads and writes where, on a size for each kind of kernel, since it takes a hundred times as long; every tensor
 # is a block of memory of its own, so that reading beyond one is seen
 check_memory() {
+    command -v compute-sanitizer || { echo "memory: skipped, there is no compute-sanitizer" >>"$summary"; return 0; }
     local tool tests=(tests/gpu/test_kernels.py::test_agree"[100-"{7-torch.bfloat16,31-torch.bfloat16,31-torch.float32}"]")
     compiled || return
     for tool in memcheck racecheck; do
@@ -84,7 +89,7 @@ step compile compile
 step tests run_tests
 step bench python scripts/bench_ops.py --device cuda --seconds 0.5 --out "$out/bench.md"
 step train train
-if command -v compute-sanitizer >/dev/null; then step memory check_memory; fi
+step memory check_memory
 step compare python scripts/bench_ops.py --device cuda --seconds 0.5 --compile --only bfloat16 --out "$out/compare.md"
 grep -hs 'BLEU' "$out/train.log" | tail -n 3 | tee -a "$summary"
 exit "$failed"

@@ -35,7 +35,7 @@ command -v dc-preprocess >/dev/null || PATH="$bin:$PATH"
 python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the package
 [[ -x $python ]] || python=python3
 
-# what is wrong with the command is said before anything is downloaded
+# a wrong option is said before anything is downloaded
 "$python" -c 'import dynconv_mt' || { echo "prepare_$recipe.sh: $python has no dynconv_mt" >&2; exit 2; }
 dc-preprocess "recipe=$recipe" "$@" --cfg >/dev/null
 

@@ -46,7 +46,8 @@ ARCHITECTURES = """
 ## Architectures
 
 `model=<mixer>_<size>` of `dc-train` takes one of the mixers {mixers} and one of these sizes.
-`model.*` changes any part. Dropout is that of sub-blocks, of attention and of a convolution's taps; `dc-train model=NAME data_dir=DATA out_dir=RUN --cfg` prints the whole.
+`model.*` changes any part. Dropout is that of sub-blocks, of attention and of a convolution's taps. All of a model:
+`dc-train model=NAME data_dir=DATA out_dir=RUN --cfg`.
 
 | size | width / feed-forward | heads | a Transformer's layers | kernel sizes, a layer each | GLU | dropout | tying |
 |---|---|---|---|---|---|---|---|"""

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and copies of folders."""
 
 import errno
+import json
 import os
 import threading
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import copy_folder, write_file, writing
+from dynconv_mt.files import copy_folder, to_json, write_file, writing
 
 
 def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
@@ -39,6 +40,14 @@ def test_links_stay_links_and_what_is_no_file_is_not_replaced(tmp_path: Path) ->
     reader.join()
     assert received == [b"through"]
     assert pipe.is_fifo()
+
+
+def test_json_holds_file_names_that_are_no_utf8() -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa4")
+    text = to_json({"data_dir": name})
+    assert "ä" in text
+    text.encode("utf-8")
+    assert json.loads(text) == {"data_dir": name}
 
 
 def test_a_copy_leaves_out_what_it_is_told_to(tmp_path: Path) -> None:

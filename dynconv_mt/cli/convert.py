@@ -9,12 +9,12 @@ from typing import Any
 from dynconv_mt.cli.jobs import ConvertJob
 from dynconv_mt.convert import Checkpoint, convert_model, load_checkpoint
 from dynconv_mt.convert.text import TextFiles, guess_languages, has_capitals, read_text
+from dynconv_mt.data.output import build_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import hash_file
 from dynconv_mt.models import build_model, save_model
 from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.text.pipeline import TextPipeline
-from dynconv_mt.train.checkpoint import write_folder
 
 
 def run(job: ConvertJob) -> int:
@@ -31,7 +31,8 @@ def run(job: ConvertJob) -> int:
     model = build_model(config)
     model.load_state_dict(weights, strict=True)
     out, provenance = Path(job.out_dir), _provenance(path, checkpoint)
-    write_folder(out, lambda folder: save_model(folder, model, text, provenance), with_manifest=False)
+    with build_folder(out, replace=True) as partial:
+        save_model(partial, model, text, provenance)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {count:,} parameters; {_use(job, config, text)}")
     return 0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import dynconv_mt
 from dynconv_mt.cli.jobs import EvaluateJob, as_list
-from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
+from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.comet import CometMeasure, check_comet
-from dynconv_mt.evaluate.plot import FORMATS, draw_report
+from dynconv_mt.evaluate.plot import check_plot, draw_report
 from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
 from dynconv_mt.evaluate.table import report_text
 from dynconv_mt.files import write_file
@@ -25,20 +25,18 @@ _GENERAL = "en"  # where the language is not known; only abbreviations and a few
 
 
 def run(job: EvaluateJob) -> int:
-    """Read everything, compute everything, then print and write."""
+    """Read everything, compute everything, then print and write; the picture, which may fail, comes last."""
     _check_files(job)
     if job.comet_model is not None:
         check_comet(job.comet_model, job.source is not None)
     texts = _read(job)
     more = [CometMeasure(job.comet_model, texts.source, texts.references)] if job.comet_model is not None else []
     report = evaluate_systems(texts, job, train=_train_lines(job), more=more)
-    picture = draw_report(report, Path(job.plot).suffix) if job.plot is not None else None
-    use_utf8()
     print(report_text(report), end="")
     if job.output is not None:
         write_file(Path(job.output), _as_json(job, report))
-    if job.plot is not None and picture is not None:
-        write_file(Path(job.plot), picture)
+    if job.plot is not None:
+        write_file(Path(job.plot), draw_report(report, Path(job.plot).suffix))
     return 0
 
 
@@ -46,8 +44,8 @@ def _check_files(job: EvaluateJob) -> None:
     """Raise UserError where results could not be written."""
     for option in ("output", "plot"):
         check_writable(option, getattr(job, option))
-    if job.plot is not None and Path(job.plot).suffix not in FORMATS:
-        raise UserError(f"plot={job.plot}: must end in {', '.join(FORMATS)}")
+    if job.plot is not None:
+        check_plot(job.plot)
     for name in as_list(job.train):
         if not Path(name).is_file():
             raise UserError(f"train={name}: no such file")
@@ -55,19 +53,13 @@ def _check_files(job: EvaluateJob) -> None:
 
 def _read(job: EvaluateJob) -> Texts:
     """All texts, each with as many lines as the first reference."""
-    first = as_list(job.reference)[0]
+    first, *others = as_list(job.reference)
     expected = read_input("reference", first)
 
     def read(option: str, name: str) -> list[str]:
-        lines = read_input(option, name)
-        if len(lines) != len(expected):
-            raise UserError(
-                f"{option}={name}: has {len(lines)} lines, and reference={first} has {len(expected)}; line i of one "
-                "must belong to line i of the other"
-            )
-        return lines
+        return read_aligned(option, name, f"reference={first}", expected)
 
-    references = [expected, *(read("reference", name) for name in as_list(job.reference)[1:])]
+    references = [expected, *(read("reference", name) for name in others)]
     files = as_list(job.hypotheses)
     systems = {name: read("hypotheses", file) for name, file in zip(_names(job, files), files, strict=True)}
     source = read("source", job.source) if job.source is not None else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from dynconv_mt.cli.folders import RawSplit, read_raw_split
 from dynconv_mt.cli.jobs import STDIO, GenerateJob, as_list
-from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
+from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
 from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
@@ -56,14 +56,8 @@ def _read_texts(job: GenerateJob, text: TextPipeline) -> tuple[list[str], list[l
         return raw.sources, [raw.targets]
     assert job.input is not None
     sources = read_input("input", job.input)
-    references = [read_input("reference", name) for name in as_list(job.reference)]
-    for name, reference in zip(as_list(job.reference), references, strict=True):
-        if len(reference) != len(sources):
-            raise UserError(
-                f"reference={name}: has {len(reference)} lines, and input={job.input} has {len(sources)}; line i of "
-                "one must belong to line i of the other"
-            )
-    return sources, references
+    names = as_list(job.reference)
+    return sources, [read_aligned("reference", name, f"input={job.input}", sources) for name in names]
 
 
 def _check_languages(data_dir: str, raw: RawSplit, text: TextPipeline) -> None:
@@ -100,7 +94,6 @@ def _write(job: GenerateJob, hypotheses: Sequence[str], details: Sequence[str]) 
     if job.output is not None:
         write_file(Path(job.output), text)
     else:
-        use_utf8()
         sys.stdout.write(text)
 
 

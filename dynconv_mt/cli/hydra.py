@@ -120,7 +120,7 @@ def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
     section = content.get(command.section) or {}
     if not isinstance(section, dict):
         raise UserError(f"{where}{command.section}: must hold options, one a line")
-    names = [name for name in _flatten(section) if name != "model.name"]
+    names = [name for name in _flatten(section) if name != "model.name" or not command.has_model]
     check_names(command, names, where=f"{where}in the section {command.section}, ")
     try:
         return _read_values(section, options_of(command.job))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.cli.jobs import InfoJob
-from dynconv_mt.cli.lines import use_utf8
 from dynconv_mt.models.config import Stack, config_from_dict
 from dynconv_mt.models.io import TEXT, open_weights, read_config_file, resolve_model_dir
 from dynconv_mt.text.pipeline import TextPipeline
@@ -17,7 +16,6 @@ from dynconv_mt.text.pipeline import TextPipeline
 def run(job: InfoJob) -> int:
     """Print the description, for people or as JSON."""
     description = describe(resolve_model_dir(job.model_dir))
-    use_utf8()
     print(json.dumps(description, indent=2, ensure_ascii=False) if job.json else _readable(description))
     return 0
 

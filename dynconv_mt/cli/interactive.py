@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from dynconv_mt.cli.jobs import InteractiveJob, as_list
-from dynconv_mt.cli.lines import use_utf8
 from dynconv_mt.text.corpus import decode_lines
 from dynconv_mt.translate import load_translator
 
@@ -15,7 +14,6 @@ def run(job: InteractiveJob) -> int:
     translator = load_translator(
         as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, search=job.search
     )
-    use_utf8()
     if sys.stdin.isatty():
         languages = f"{translator.text.src}-{translator.text.tgt}"
         print(f"{languages} on {translator.compute}; one sentence a line, Ctrl-D ends", file=sys.stderr)

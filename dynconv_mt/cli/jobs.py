@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.data.config import BatchConfig
+from dynconv_mt.data.config import BatchConfig, translation_batch
+from dynconv_mt.data.manifest import read_manifest
 from dynconv_mt.data.output import check_folder, check_replaceable
 from dynconv_mt.data.preprocess import PreprocessConfig
 from dynconv_mt.errors import UserError
-from dynconv_mt.evaluate.config import EvaluateConfig, ReportConfig
+from dynconv_mt.evaluate.config import DETOKENIZED, EvaluateConfig, ReportConfig, ScoreKind
 from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.config import SearchConfig
@@ -48,14 +49,8 @@ def _check_typed_search(typed: Mapping[str, str], search: SearchConfig) -> None:
 def _check_typed_text(typed: Mapping[str, str], text: TextConfig) -> None:
     """Raise UserError where a step was typed that text.tokenization=none leaves out."""
     for name in ("normalize_punctuation", "remove_non_printing", "escape"):
-        if text.tokenization is Tokenization.none and typed.get(f"text.{name}") == "true":
+        if text.tokenization is Tokenization.none and typed.get(f"text.{name}", "").lower() == "true":
             raise UserError(f"text.{name}=true: has an effect together with text.tokenization=moses only")
-
-
-def _check_models(model_dir: Any) -> None:
-    """Raise UserError where a list of models is empty."""
-    if not as_list(model_dir):
-        raise UserError("model_dir=[]: give at least one model")
 
 
 def _check_batch(batch: BatchConfig) -> None:
@@ -104,8 +99,6 @@ class TrainJob(FitConfig):
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
         super().check()
-        if self.seed >= 2**63:
-            raise UserError(f"seed={self.seed}: must be below 2^63")
         if self.model.is_language_model:
             raise UserError("model.encoder.layers=0: a language model; dc-train trains translation models only")
         if self.search.nbest != 1:
@@ -118,6 +111,11 @@ class TrainJob(FitConfig):
         _check_typed_search(typed, self.search)
         if self.checkpoint.final is not Final.average:
             _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
+        if self.schedule.warmup_updates == 0:
+            _refuse_typed(typed, "schedule.warmup_init_lr", "schedule.warmup_updates above 0")
+        if "valid" not in read_manifest(self.data_dir).splits:
+            for option in ("validate.", "checkpoint.keep_best"):
+                _refuse_typed(typed, option, "validation data (dc-preprocess valid=)")
 
 
 @dataclass(kw_only=True)
@@ -134,11 +132,10 @@ class GenerateJob(RuntimeConfig):
     scores_json: str | None = None  # JSON file for the scores and their signatures
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_sentences=128))
+    batch: BatchConfig = field(default_factory=translation_batch)
 
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
-        _check_models(self.model_dir)
         if (self.input is None) == (self.data_dir is None):
             raise UserError("input=, data_dir=: give one of the two, a file or a preprocessed data folder")
         if self.split is not None and self.data_dir is None:
@@ -160,6 +157,9 @@ class GenerateJob(RuntimeConfig):
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         if self.data_dir is None and not as_list(self.reference):
             _refuse_typed(typed, "evaluate.", "reference=")
+        if set(self.evaluate.metrics) <= set(DETOKENIZED):
+            for option in ("tokenization", "normalize_punctuation"):
+                _refuse_typed(typed, f"evaluate.{option}", f"evaluate.metrics=[{ScoreKind.tokenized_bleu}] or the like")
         _check_typed_search(typed, self.search)
 
 
@@ -174,7 +174,6 @@ class InteractiveJob(RuntimeConfig):
         """Raise UserError for an option without effect."""
         if self.search.nbest != 1:
             raise UserError(f"search.nbest={self.search.nbest}: one translation a line is printed; use dc-generate")
-        _check_models(self.model_dir)
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
@@ -241,8 +240,7 @@ class ConvertJob:
         for option in ("bpe_codes", "src", "tgt"):
             if self.dict is None and getattr(self, option) is not None:
                 raise UserError(f"{option}={getattr(self, option)}: has an effect together with dict= only")
-        if self.text.tokenization is Tokenization.none and self.text.aggressive_hyphens:
-            self.text.check()
+        replace(self.text, escape=False).check()  # that default says nothing where text.tokenization=none is given
         _check_out_dir(self.out_dir, self.overwrite)
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
@@ -261,13 +259,11 @@ class ScoreJob(RuntimeConfig):
     tgt: str  # file with their translations, line by line
     output: str | None = None  # JSON lines file: pieces and log-probabilities of every line; null: standard output
     precision: Precision = Precision.fp32  # arithmetic of matrix products; auto is faster, and rounds
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_sentences=128))
+    batch: BatchConfig = field(default_factory=translation_batch)
 
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
-        _check_models(self.model_dir)
-        if self.src == self.tgt == STDIO:
-            raise UserError("src=-, tgt=-: only one of the two can be standard input")
+        _check_stdin("src=, tgt=", [self.src, self.tgt])
         _check_batch(self.batch)
         _check_outputs(self, ("output",), [self.src, self.tgt])
 
@@ -301,9 +297,19 @@ class EvaluateJob(ReportConfig, _EvaluationFiles):
         for option, given in (("hypotheses", files), ("reference", as_list(self.reference))):
             if not given:
                 raise UserError(f"{option}=[]: give at least one file")
-        _check_stdin("hypotheses=, reference=, source=, train=", self.inputs)
+        _check_stdin("hypotheses=, reference=, source=", self.inputs)
         if len(set(files)) < len(files):
             raise UserError(f"hypotheses=[{','.join(files)}]: names a file twice")
         if names and (len(names) != len(files) or len(set(names)) < len(names)):
             raise UserError(f"names=[{','.join(names)}]: give {len(files)}, one for each of hypotheses=, all different")
         _check_outputs(self, ("output", "plot"), self.inputs)
+
+    def check_typed(self, typed: Mapping[str, str]) -> None:
+        """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        tests = self.significance
+        if len(as_list(self.hypotheses)) < 2:
+            _refuse_typed(typed, "significance.trials", "several hypotheses=")
+        if not tests.samples and (not tests.trials or len(as_list(self.hypotheses)) < 2):
+            _refuse_typed(typed, "significance.seed", "significance.samples or significance.trials above 0")
+        if self.tokenization is Tokenization.none:
+            _refuse_typed(typed, "normalize_punctuation", "tokenization=moses")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dynconv_mt.cli.jobs import STDIO
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import beyond_link
 from dynconv_mt.text.corpus import decode_lines, read_lines
 
 
@@ -33,13 +35,27 @@ def read_input(option: str, name: str) -> list[str]:
     return lines
 
 
+def read_aligned(option: str, name: str, other: str, expected: Sequence[str]) -> list[str]:
+    """Return the lines of a file that belong to the lines `expected` of another one, which `other` names as typed.
+
+    Raises UserError where there are more or fewer, and as `read_input` does.
+    """
+    lines = read_input(option, name)
+    if len(lines) != len(expected):
+        raise UserError(
+            f"{option}={name}: has {len(lines)} lines, and {other} has {len(expected)}; line i of one must belong to "
+            "line i of the other"
+        )
+    return lines
+
+
 def check_writable(option: str, name: str | None) -> None:
     """Raise UserError, before the work is done, where a file could not be written afterwards."""
     if name is None:
         return
     if name == STDIO:
         raise UserError(f"{option}={name}: name a file; standard output holds other text")
-    path = Path(name)
+    path = beyond_link(Path(name))
     if path.is_dir():
         raise UserError(f"{option}={name}: is a folder; name a file to write")
     if not path.parent.is_dir():
@@ -47,9 +63,3 @@ def check_writable(option: str, name: str | None) -> None:
     target = path if path.exists() and not path.is_file() else path.parent  # a file is replaced, a pipe written into
     if not os.access(target, os.W_OK):
         raise UserError(f"{option}={name}: {target} cannot be written; choose another place")
-
-
-def use_utf8() -> None:
-    """Let standard output be UTF-8 whatever the locale; bytes of file names that are none go out as they are."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")

@@ -25,49 +25,14 @@ REFUSALS = (
 )
 
 
-def preprocess() -> int:
-    """Run `dc-preprocess`."""
-    return run(COMMANDS["preprocess"], sys.argv[1:])
+def _entry(section: str) -> Callable[[], int]:
+    """The function that the console script of a command calls."""
+    return lambda: run(COMMANDS[section], sys.argv[1:])
 
 
-def train() -> int:
-    """Run `dc-train`."""
-    return run(COMMANDS["train"], sys.argv[1:])
-
-
-def generate() -> int:
-    """Run `dc-generate`."""
-    return run(COMMANDS["generate"], sys.argv[1:])
-
-
-def interactive() -> int:
-    """Run `dc-interactive`."""
-    return run(COMMANDS["interactive"], sys.argv[1:])
-
-
-def average() -> int:
-    """Run `dc-average`."""
-    return run(COMMANDS["average"], sys.argv[1:])
-
-
-def info() -> int:
-    """Run `dc-info`."""
-    return run(COMMANDS["info"], sys.argv[1:])
-
-
-def convert() -> int:
-    """Run `dc-convert`."""
-    return run(COMMANDS["convert"], sys.argv[1:])
-
-
-def score() -> int:
-    """Run `dc-score`."""
-    return run(COMMANDS["score"], sys.argv[1:])
-
-
-def evaluate() -> int:
-    """Run `dc-evaluate`."""
-    return run(COMMANDS["evaluate"], sys.argv[1:])
+preprocess, train, generate = map(_entry, ("preprocess", "train", "generate"))
+interactive, score, evaluate = map(_entry, ("interactive", "score", "evaluate"))
+average, convert, info = map(_entry, ("average", "convert", "info"))
 
 
 def run(command: Command, argv: Sequence[str]) -> int:
@@ -76,6 +41,10 @@ def run(command: Command, argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format=f"{command.name}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
+    if hasattr(
+        sys.stdout, "reconfigure"
+    ):  # UTF-8 whatever the locale; bytes of file names that are none go out as they are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
     return guarded(lambda: _run(command, argv), command.name)
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
-from dynconv_mt.cli.lines import check_writable, read_input, use_utf8
-from dynconv_mt.errors import UserError
+from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.files import write_file
+from dynconv_mt.train.step import perplexity
 from dynconv_mt.translate import Scored, load_translator
 
 
@@ -20,19 +20,14 @@ def run(job: ScoreJob) -> int:
     """Score every pair of lines, write the scores, and print the summary where it does not mix with them."""
     job = replace(job, output=None) if job.output == STDIO else job
     check_writable("output", job.output)
-    sources, targets = read_input("src", job.src), read_input("tgt", job.tgt)
-    if len(sources) != len(targets):
-        raise UserError(
-            f"tgt={job.tgt}: has {len(targets)} lines, and src={job.src} has {len(sources)}; line i of one must be the "
-            "translation of line i of the other"
-        )
+    sources = read_input("src", job.src)
+    targets = read_aligned("tgt", job.tgt, f"src={job.src}", sources)
     translator = load_translator(
         as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, batch=job.batch
     )
     scored = translator.score(sources, targets, progress=sys.stderr.isatty())
     lines = "".join(f"{_to_json(each)}\n" for each in scored)
     if job.output is None:
-        use_utf8()
         print(lines, end="")
     else:
         write_file(Path(job.output), lines)
@@ -46,22 +41,17 @@ def summary(scored: Sequence[Scored]) -> str:
     total = math.fsum(each.score for each in scored)
     return (
         f"{len(scored):,} sentences, {num_tokens:,} tokens: log-probability {total:.4f} nats, "
-        f"{total / num_tokens:.4f} a token, perplexity {_perplexity(total, num_tokens):.4f}"
+        f"{total / num_tokens:.4f} a token, perplexity {perplexity(-total / num_tokens):.4f}"
     )
 
 
-def _perplexity(total: float, num_tokens: int) -> float:
-    mean = -total / num_tokens
-    return math.exp(mean) if mean < 700 else math.inf
-
-
 def _to_json(scored: Scored) -> str:
-    perplexity = _perplexity(scored.score, len(scored.token_scores))
+    per_token = perplexity(-scored.score / len(scored.token_scores))
     content = {
         "source": scored.source,
         "target": scored.target,
         "score": scored.score,
-        "perplexity": perplexity if math.isfinite(perplexity) else None,
+        "perplexity": per_token if math.isfinite(per_token) else None,
         "pieces": [*scored.pieces, "</s>"],
         "token_scores": list(scored.token_scores),
     }

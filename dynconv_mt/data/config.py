@@ -17,7 +17,7 @@ class BatchConfig:
     max_tokens: int = field(
         default=4096,
         metadata={"words": {"auto": AUTO}},
-    )  # tokens: rows x longest side (padding, </s> counted), at most; auto (training): what fits in memory, up to 16,384
+    )  # tokens: rows x longest side, padding and </s> too, at most; auto (training): what memory holds, 16,384 at most
     max_sentences: int | None = None  # rows, at most; None: as many as the tokens allow
     rows_multiple: int = 1  # rows: a multiple of this wherever more than this many fit (8 suits GPU matrix products)
 
@@ -40,3 +40,8 @@ class BatchConfig:
     def is_auto(self) -> bool:
         """Whether max_tokens is yet to be found."""
         return self.max_tokens == AUTO
+
+
+def translation_batch() -> BatchConfig:
+    """Return the default for translating: more rows would only cost memory, of logits (rows × beam × types)."""
+    return BatchConfig(max_sentences=128)

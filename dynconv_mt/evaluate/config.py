@@ -47,9 +47,9 @@ class SignificanceConfig:
 
     def check(self) -> None:
         """Raise UserError for counts that cannot be."""
-        for name, least in (("samples", 0), ("trials", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"significance.{name}={getattr(self, name)}: must be at least {least}")
+        for name in ("samples", "trials", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"significance.{name}={getattr(self, name)}: must be at least 0")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import EvaluateConfig, ScoreKind
 from dynconv_mt.evaluate.treatment import Treatment
+from dynconv_mt.runtime import num_cores
 
 Statistics = NDArray[np.float64]  # (lines, numbers): what a score needs to know of each sentence
 _BLOCK = 250  # lines that a process counts at a time; fewer are not worth a process
@@ -117,7 +118,7 @@ class TerMeasure(SacrebleuMeasure):
             (hypotheses[start : start + _BLOCK], [reference[start : start + _BLOCK] for reference in self._references])
             for start in range(0, len(hypotheses), _BLOCK)
         ]
-        with Workers(self._workers if len(blocks) > 1 else 1) as workers:
+        with Workers(min(self._workers or num_cores(), len(blocks))) as workers:
             return np.concatenate(list(workers.map(_count_edits, blocks)))
 
 
@@ -178,8 +179,8 @@ def _cased_bleu(trg_lang: str, **options: Any) -> Any:
         return BLEU(trg_lang=trg_lang, **options)
     except RuntimeError:  # a package is missing; it says so in five lines
         raise UserError(
-            f"evaluate.metrics: {ScoreKind.sacrebleu} needs a tokeniser for tgt={trg_lang}: pip install "
-            f"'sacrebleu[{trg_lang}]', or give evaluate.metrics=[{ScoreKind.chrf}]"
+            f"metrics: {ScoreKind.sacrebleu} needs a tokeniser for {trg_lang}: pip install 'sacrebleu[{trg_lang}]', "
+            f"or leave it out, as with metrics=[{ScoreKind.chrf}]"
         ) from None
 
 

@@ -91,6 +91,7 @@ def evaluate_systems(
     it in the references. more: measures beside `config.metrics`, such as COMET.
     """
     treatment = Treatment(texts.lang, config)
+    frequency = _frequency(texts, config, treatment, train)  # first, since it reads a file, which may be damaged
     measures: list[Measure] = [*build_measures(texts.references, config, treatment, config.workers), *more]
     tables = [[measure.statistics(lines) for measure in measures] for lines in texts.systems.values()]
     systems = list(texts.systems)
@@ -105,7 +106,7 @@ def evaluate_systems(
         ],
         significance=compare_systems(systems, measures, tables, config.significance),
         length=_length(texts, config, measures, tables),
-        frequency=_frequency(texts, config, treatment, train),
+        frequency=frequency,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import dynconv_mt
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import to_json
 from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
 from dynconv_mt.models.seq2seq import Model, check_complete, new_model
 
@@ -101,7 +102,7 @@ def write_model_dir(
         "model": config_to_dict(config),
         "provenance": dict(provenance or {}),
     }
-    (folder / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_json(data), encoding="utf-8")
     if text is not None:
         text.save(folder / TEXT)
 

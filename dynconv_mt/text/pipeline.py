@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import write_file
+from dynconv_mt.files import to_json, write_file
 from dynconv_mt.text import bpe, subword_nmt  # noqa: F401  # register their kinds of subword models
 from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.text.moses import LineTokenizer
@@ -127,7 +127,7 @@ class TextPipeline:
         for name, content in self._files.items():
             write_file(folder / name, content)
         description = {"format": FORMAT} | self._description() | {"fingerprint": self.fingerprint}
-        write_file(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        write_file(folder / DESCRIPTION, to_json(description))
 
     @classmethod
     def load(cls, folder: Path) -> TextPipeline:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dynconv_mt.data.output import build_folder
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import copy_folder
+from dynconv_mt.files import copy_folder, to_json
 from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file, save_tensors
 from dynconv_mt.train.checkpoint import MANIFEST, STATE, checkpoint_folder, find_damage, list_checkpoints, write_folder
 from dynconv_mt.train.config import Final, FitConfig
@@ -26,6 +26,13 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
     Architecture and text pipeline must be the same in all of them. Sums are taken in float64. `out` appears whole or
     not at all and replaces an older one. Raises UserError where the folders do not fit together.
     """
+    fill = _averaging(folders)
+    with build_folder(out, replace=True) as partial:
+        fill(partial)
+
+
+def _averaging(folders: Sequence[Path]) -> Callable[[Path], None]:
+    """Compute the average; return what writes it into a folder."""
     if not folders:
         raise UserError("inputs=[]: there is no checkpoint to average")
     _check_alike(folders)
@@ -35,10 +42,10 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
 
     def fill(folder: Path) -> None:
         save_tensors(folder / WEIGHTS, weights, metadata)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(to_json(config), encoding="utf-8")
         copy_folder(folders[-1] / TEXT, folder / TEXT)
 
-    write_folder(out, fill, with_manifest=False)
+    return fill
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
@@ -69,7 +76,7 @@ def write_final_model(run: Path, config: FitConfig, state: TrainerState, *, must
     if must_be_all and sources.shortage:
         raise UserError(sources.shortage)
     if config.checkpoint.final is Final.average:
-        average_checkpoints(sources.folders, run / "model")
+        write_folder(run / "model", _averaging(sources.folders), with_manifest=False)
     else:
         (source,), leave_out = sources.folders, (STATE, MANIFEST)
         write_folder(run / "model", lambda folder: copy_folder(source, folder, leave_out), with_manifest=False)

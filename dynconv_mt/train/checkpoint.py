@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.files import beyond_link, files_below, hash_file, writing
+from dynconv_mt.files import beyond_link, files_below, hash_file, to_json, writing
 
 MANIFEST = "manifest.json"
 STATE = "state"
@@ -121,8 +121,13 @@ def _put_back(replaced: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; it loses its name first, so that no half of it is ever taken for a whole."""
-    if folder.exists():
+    """Remove a folder; it loses its name first, so that no half of it is ever taken for a whole.
+
+    Of a symbolic link nothing but the link is removed.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         doomed = folder.parent / f"{_TEMPORARY}removed_{folder.name}"
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(folder, doomed)
@@ -139,7 +144,7 @@ def clean_temporary(run: Path) -> list[str]:
             _put_back(replaced)
     left = [path for parent in (run, run / "checkpoints") for path in parent.glob(f"{_TEMPORARY}*")]
     for path in left:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -155,7 +160,7 @@ def prune(run: Path, keep: Collection[int]) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file under a temporary name, flush it and rename it."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(data, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -202,7 +202,7 @@ class FitConfig(RuntimeConfig):
     def check(self) -> None:
         """Raise UserError where the options do not fit together."""
         require(bool(self.out_dir), "out_dir", self.out_dir, "must name the run folder")
-        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be at least 0 and below 2^63")
         rule = f"must be at most optim.lr={self.optim.lr:g}"
         require(self.schedule.min_lr <= self.optim.lr, "schedule.min_lr", self.schedule.min_lr, rule)
         limits = (self.train.max_updates, self.train.max_epochs, self.train.max_minutes, self.validate.patience)

@@ -122,15 +122,14 @@ class Trainer:
                 f"out_dir={self.run_dir}: none of its checkpoints is sound ({damage}); put a sound copy of one back, "
                 "or remove them to begin anew, or choose another out_dir"
             )
-        if name is None:
-            state, written = TrainerState(), None
-        else:
-            state, written = read_state(Path(name)), read_state(Path(name))
+        state = TrainerState() if name is None else read_state(Path(name))
+        self.saver = Saver(
+            self.run_dir, self.step, self.data.text, None if name is None else state
+        )  # as it was written
         notes += check_resume(state, self.data, self.loader)
         if name is not None:
             restore_step(Path(name), self.step, state)
             notes.append(f"continuing after update {state.update:,}, from {name}")
-        self.saver = Saver(self.run_dir, self.step, self.data.text, written)
         self.ranks.barrier()  # before rank 0 changes anything in the folder
         self.saver.prune()
         return state

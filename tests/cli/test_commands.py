@@ -219,6 +219,26 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_link_that_leads_nowhere_is_named_before_the_work(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone" / "out")
+    assert call("generate", f"model_dir={trained}", f"input={corpus}/test.en", f"output={tmp_path}/out") == 2
+    assert f"there is no folder {tmp_path}/gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["validate.every=5", "checkpoint.keep_best=1"])
+def test_options_of_validation_need_validation_data(
+    option: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "DATA", tmp_path / "RUN"
+    argv = [f"train={corpus}/train", "bpe.vocab_size=400", "workers=1", f"out_dir={data}"]
+    assert call("preprocess", "src=en", "tgt=de", *argv) == 0
+    assert call("train", *TINY, f"data_dir={data}", f"out_dir={out}", "train.max_updates=1", option) == 2
+    assert f"{option}: has an effect together with validation data" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_averages_are_models(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = sorted((trained / "checkpoints").iterdir())
     out = tmp_path / "average"

@@ -13,7 +13,8 @@ from .conftest import call
 REFERENCE = "Der alte Hund rennt.\nEin Rich-Text-Format.\nJa.\nZwei Katzen schlafen auf dem Sofa.\n"
 FIRST = "Der Hund rennt.\nEin Rich-Text-Format.\n\nZwei Katzen schlafen auf dem Sofa.\n"
 SECOND = "Alter Hund rennt.\nEin Format.\nJa.\nKatzen schlafen auf Sofa.\n"
-FAST = ["significance.samples=20", "significance.trials=20", "workers=1"]
+TRIALS = "significance.trials=20"
+FAST = ["significance.samples=20", "workers=1"]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_everything_is_written(files: Path, capsys: pytest.CaptureFixture[str]) 
     (files / "b.txt.gz").write_bytes(gzip.compress(SECOND.encode()))
     out, picture = files / "scores.json", files / "scores.png"
     argv = [f"hypotheses=[{files}/a.txt,{files}/b.txt.gz]", f"reference={files}/ref.de", f"source={files}/src.en"]
-    assert call("evaluate", *argv, f"output={out}", f"plot={picture}", f"train={files}/ref.de", *FAST) == 0
+    assert call("evaluate", *argv, f"output={out}", f"plot={picture}", f"train={files}/ref.de", *FAST, TRIALS) == 0
     output = capsys.readouterr()
     assert "compound-split BLEU" in output.out
     assert "tok:moses-noescape-de" in output.out
@@ -93,6 +94,9 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
         (["plot={f}/scores.gif"], "must end in .png"),
         (["plot={f}/out.json"], "another option names this file"),
         (["significance.samples=-1"], "significance.samples=-1"),
+        ([TRIALS], f"{TRIALS}: has an effect together with several hypotheses="),
+        (["significance.samples=0", "significance.seed=2"], "significance.seed=2: has an effect together with"),
+        (["tokenization=none", "normalize_punctuation=true"], "normalize_punctuation=true: has an effect together"),
         (["breakdown.lengths=[5,3]"], "breakdown.lengths=[5,3]"),
         (["comet_model={f}/model.ckpt"], "comet_model={f}/model.ckpt"),
     ],

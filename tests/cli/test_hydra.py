@@ -157,6 +157,13 @@ def test_mistakes_are_named_as_typed(argv: list[str], words: list[str]) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_is_no_option_of_other_commands(tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.yaml"
+    recipe.write_text("generate: {model: {name: dynamicconv_tiny}}")
+    with pytest.raises(UserError, match=r"in the section generate, model.name: no such option of dc-generate"):
+        compose(COMMANDS["generate"], parse([f"recipe={recipe}", "model_dir=a"]))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

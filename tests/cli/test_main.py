@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -91,6 +92,14 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_output_is_utf8_whatever_the_locale() -> None:
+    command = [sys.executable, "-m", "dynconv_mt.cli", "generate", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "Σ".encode() in done.stdout
+
+
 def test_help_and_a_wrong_option_import_nothing_slow() -> None:
     code = """
         import sys
@@ -132,6 +141,7 @@ def test_modules_start_the_same_commands() -> None:
 
 
 TRAIN = ("data_dir=a", "out_dir=b")
+CORPUS = ("src=en", "tgt=de", "train=a", "out_dir=b")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +157,18 @@ TRAIN = ("data_dir=a", "out_dir=b")
         ),
         (["generate", "recipe=multi30k", "model_dir=a", "input=b", "evaluate.metrics=[chrf]"], "with reference= only"),
         (["convert", "checkpoint=a", "out_dir=b", "text.lowercase=true"], "text.lowercase=true: .* with dict= only"),
+        (
+            ["generate", "model_dir=a", "input=b", "reference=c", "evaluate.tokenization=none"],
+            "evaluate.tokenization=none: .* evaluate.metrics=",
+        ),
+        (
+            ["preprocess", *CORPUS, "text.tokenization=none", "text.normalize_punctuation=True"],
+            "text.normalize_punctuation=true: .* text.tokenization=moses",
+        ),
+        (
+            ["train", "recipe=multi30k", *TRAIN, "schedule.warmup_updates=0", "schedule.warmup_init_lr=1e-4"],
+            "schedule.warmup_init_lr=1e-4: .* schedule.warmup_updates above 0",
+        ),
     ],
 )
 def test_what_is_typed_without_effect_is_refused(

@@ -63,7 +63,7 @@ def test_lines_go_to_standard_output_and_the_summary_elsewhere(
         (["tgt={tmp}/two"], "two: has 2 lines, and src="),
         (["tgt=nowhere"], "tgt=nowhere: no such file"),
         (["tgt={tmp}/long"], "target line 1: has"),
-        (["src=-", "tgt=-"], "only one of the two"),
+        (["src=-", "tgt=-"], "only one file can be -"),
         (["output={tmp}"], "is a folder"),
         (["output={tmp}/./one"], "another option names this file"),
         (["batch.rows_multiple=8"], "batch.rows_multiple=8"),

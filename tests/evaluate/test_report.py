@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import matplotlib
 import pytest
 
 from dynconv_mt.errors import UserError
@@ -89,6 +90,17 @@ def test_word_frequencies_come_from_training_text_where_there_is_some() -> None:
 def test_the_picture_is_of_the_kind_asked_for(ending: str) -> None:
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending]
     assert draw_report(report(), ending).startswith(start)
+
+
+def test_the_picture_names_every_system() -> None:
+    """Whatever their files are called: an underscore first hides a label from matplotlib, a dollar begins a formula."""
+    lines = next(iter(SYSTEMS.values()))
+    texts = Texts({"_hidden": lines, "$5": lines}, [REFERENCE], "en")
+    config = ReportConfig(metrics=[ScoreKind.chrf], significance=SignificanceConfig(0, 0))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # names as text
+        picture = draw_report(evaluate_systems(texts, config), ".svg").decode()
+    assert "_hidden</text>" in picture
+    assert "$5</text>" in picture
 
 
 def test_texts_of_unequal_length_are_refused() -> None:

@@ -229,7 +229,7 @@ def test_languages_without_blanks_have_tokenisers_of_their_own() -> None:
     assert "tok:zh" in score.signature
     assert score.value == sacrebleu.corpus_bleu(hypotheses, [reference], tokenize="zh").score > 50
     if importlib.util.find_spec("MeCab") is None:
-        with pytest.raises(UserError, match=r"needs a tokeniser for tgt=ja: pip install 'sacrebleu\[ja\]'"):
+        with pytest.raises(UserError, match=r"needs a tokeniser for ja: pip install 'sacrebleu\[ja\]'"):
             check_scoring("ja", config)
     else:
         check_scoring("ja", config)

@@ -120,6 +120,20 @@ def test_leftovers_are_no_checkpoints_and_are_cleaned(tmp_path: Path) -> None:
     assert not leftover.exists()
 
 
+def test_of_a_link_only_the_link_is_removed(tmp_path: Path) -> None:
+    """Somebody may have moved a checkpoint to a larger disk."""
+    save(tmp_path, 1, 2)
+    folder, moved = checkpoint_folder(tmp_path, 1), tmp_path / "moved"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+    (tmp_path / "checkpoints" / ".tmp_removed").symlink_to(moved)
+    prune(tmp_path, set())
+    assert list_checkpoints(tmp_path) == [checkpoint_folder(tmp_path, 2)]
+    assert clean_temporary(tmp_path) == [".tmp_removed"]
+    assert clean_temporary(tmp_path) == []
+    assert find_damage(moved) is None
+
+
 def test_prune_keeps_the_newest_whatever_is_asked(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4)
     prune(tmp_path, {2})
