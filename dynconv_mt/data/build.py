@@ -40,7 +40,7 @@ from dynconv_mt.data.store import StoreWriter
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import hash_file, write_file
-from dynconv_mt.text.corpus import ParallelFile, read_parallel
+from dynconv_mt.text.corpus import ParallelFile, count_pairs, read_parallel
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.pipeline import TextPipeline
 
@@ -107,13 +107,14 @@ class _Builder:
         result = TokenizedSplit(self.folder / _TOKENIZED / split)
         clean = config.clean if split == _TRAIN else None
         job = TokenizeJob(LineTokenizer(config.src, config.text), LineTokenizer(config.tgt, config.text), clean)
+        total = sum(map(count_pairs, files))  # unequal sides show here, before the work
         pairs: Iterator[tuple[str, str]] = chain.from_iterable(map(read_parallel, files))
         seen: set[int] = set()
         with ExitStack() as stack:
             if split != _TRAIN:
                 pairs = stack.enter_context(_RawCopy(self.folder / split, config)).copy(pairs)
             file = stack.enter_context(open(result.path, "wb"))
-            bar = stack.enter_context(_Bar(desc=f"tokenise {split}", unit=" pairs", disable=None))
+            bar = stack.enter_context(_Bar(desc=f"tokenise {split}", total=total, unit=" pairs", disable=None))
             for chunk in self.workers.map(partial(tokenize_chunk, job), _chunks(pairs)):
                 if chunk.hashes:
                     drop_duplicates(chunk, seen)

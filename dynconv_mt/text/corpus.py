@@ -12,7 +12,9 @@ from typing import IO, cast
 from dynconv_mt.errors import UserError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error)  # what reading a damaged gzip file raises
 _BYTE_ORDER_MARK = "\ufeff"
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,36 @@ def read_lines(path: Path) -> Iterator[str]:
             for line in decode_lines(file, path):
                 number += 1
                 yield line
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path}, after line {number}: damaged gzip file ({error})") from None
+        except _DAMAGE as error:
+            raise _damaged(path, number, error) from None
+
+
+def count_pairs(files: ParallelFile) -> int:
+    """Return the number of line pairs, at the speed of reading.
+
+    Raises UserError for an empty file, for different line counts, naming both files and both counts, and for a damaged
+    gzip file.
+    """
+    num_src, num_tgt = _count_lines(files.src), _count_lines(files.tgt)
+    _check_counts(files, num_src, num_tgt)
+    return num_src
+
+
+def _count_lines(path: Path) -> int:
+    """As many as `read_lines` yields; the last one may lack its line feed."""
+    number, last = 0, b"\n"
+    with open_text(path) as file:
+        try:
+            while block := file.read(_BLOCK):
+                number += block.count(b"\n")
+                last = block[-1:]
+        except _DAMAGE as error:
+            raise _damaged(path, number, error) from None
+    return number + (last != b"\n")
+
+
+def _damaged(path: Path, number: int, error: Exception) -> UserError:
+    return UserError(f"{path}, after line {number}: damaged gzip file ({error})")
 
 
 def read_parallel(files: ParallelFile) -> Iterator[tuple[str, str]]:
@@ -100,6 +130,10 @@ def read_parallel(files: ParallelFile) -> Iterator[tuple[str, str]]:
         yield src, tgt
     num_src = count + (src is not None) + sum(1 for _ in sides[0])
     num_tgt = count + (tgt is not None) + sum(1 for _ in sides[1])
+    _check_counts(files, num_src, num_tgt)
+
+
+def _check_counts(files: ParallelFile, num_src: int, num_tgt: int) -> None:
     for path, num_lines in ((files.src, num_src), (files.tgt, num_tgt)):
         if num_lines == 0:
             raise UserError(f"{path}: is empty; it should hold one sentence a line")

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.corpus import find_side, read_lines, read_pairs
+from dynconv_mt.text.corpus import (
+    ParallelFile,
+    count_pairs,
+    find_pair,
+    find_side,
+    read_lines,
+    read_pairs,
+    read_parallel,
+)
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"])))
 
@@ -27,6 +35,19 @@ def test_only_a_line_feed_ends_a_line(tmp_path_factory: pytest.TempPathFactory, 
     path.write_bytes(gzip.compress(data) if packed else data)
     expected = [lines[0].removeprefix("\ufeff"), *lines[1:]] if lines else []
     assert list(read_lines(path)) == expected
+
+
+@settings(deadline=None)
+@given(LINES.filter(bool), st.booleans(), st.booleans())
+def test_pairs_are_counted_as_they_are_read(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], packed: bool, ends: bool
+) -> None:
+    paths = [tmp_path_factory.mktemp("lines") / f"file.{lang}" for lang in ("en", "de")]
+    data = "\n".join(lines).encode() + b"\n" * (ends or not lines[-1])
+    for path in paths:
+        path.write_bytes(gzip.compress(data) if packed else data)
+    files = ParallelFile(*paths)
+    assert count_pairs(files) == len(list(read_parallel(files))) == len(lines)
 
 
 def test_windows_line_ends_and_a_missing_last_line_feed(tmp_path: Path) -> None:
@@ -53,6 +74,8 @@ def test_different_line_counts_are_named(tmp_path: Path, src: str, tgt: str) -> 
     expected = rf"c\.en has {counts[0]} lines and \S*c\.de has {counts[1]}"
     with pytest.raises(UserError, match=expected):
         list(read_pairs(write_pair(tmp_path / "c", src, tgt), "en", "de"))
+    with pytest.raises(UserError, match=expected):
+        count_pairs(find_pair(str(tmp_path / "c"), "en", "de"))
 
 
 def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:
@@ -65,6 +88,8 @@ def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:
 def test_an_empty_file_is_named(tmp_path: Path, src: str, tgt: str, name: str) -> None:
     with pytest.raises(UserError, match=rf"{name}: is empty"):
         list(read_pairs(write_pair(tmp_path / "e", src, tgt), "en", "de"))
+    with pytest.raises(UserError, match=rf"{name}: is empty"):
+        count_pairs(find_pair(str(tmp_path / "e"), "en", "de"))
 
 
 def test_a_missing_file_names_what_was_tried(tmp_path: Path) -> None:
@@ -77,3 +102,5 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress("".join(f"line {i}\n" for i in range(10_000)).encode())[:-2000])
     with pytest.raises(UserError, match=r"cut\.en\.gz, after line \d+: damaged gzip"):
         list(read_lines(path))
+    with pytest.raises(UserError, match=r"cut\.en\.gz, after line \d+: damaged gzip"):
+        count_pairs(ParallelFile(path, path))
