@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynconv_mt.tables import aligned
 from dynconv_mt.text.clean import Drop
 
 _BIN_ENDS = [0, *range(10, 101, 10), 150, 200, 500]  # pieces; the last bin is open
@@ -97,7 +98,7 @@ def summarize(title: str, splits: Mapping[str, SplitStats], src: str, tgt: str) 
         for name, split in splits.items()
         for lang, side in ((src, split.src), (tgt, split.tgt))
     ]
-    lines = [title, "", *_table([header, *rows]), ""]
+    lines = [title, "", *aligned([header, *rows], left=2), ""]
     train = splits["train"]
     drops = train.describe_drops()
     lines.append(f"train: {train.drops.total():,} of {train.read:,} pairs dropped{f' ({drops})' if drops else ''}")
@@ -111,18 +112,6 @@ def _cells(side: SideStats) -> list[str]:
     rates = [_rate(side.unknown, side.pieces), _rate(side.byte_pieces, side.pieces)]
     counts = [f"{count:,}" for count in (side.sentences, side.tokens, side.pieces)]
     return [*counts, f"{_rate(side.pieces, side.tokens):.2f}", str(side.longest), *(f"{rate:.3%}" for rate in rates)]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns lined up, the first two to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _bars(src: Mapping[str, int], tgt: Mapping[str, int]) -> list[str]:

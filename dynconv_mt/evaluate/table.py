@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dynconv_mt.evaluate.breakdown import Breakdown
 from dynconv_mt.evaluate.report import Report
+from dynconv_mt.tables import aligned
 
 _SHOWN = 5  # line numbers of empty lines
 
@@ -88,11 +89,4 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
-    """Columns as wide as their widest cell; the first `left` of them to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(["", *cells]).rstrip()
+    yield from (f"  {line}" for line in aligned(rows, left))
