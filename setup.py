@@ -23,6 +23,9 @@ class BuildKernels(build_ext):
 
     def run(self) -> None:
         target, cuda = self.targets()
+        if not self.inplace:  # what an earlier run with other options left in build/ is not to be in this wheel
+            for left in (target, cuda):
+                left.unlink(missing_ok=True)
         try:
             build(target, ROOT / "csrc")
             target = cuda

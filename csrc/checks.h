@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -19,6 +20,7 @@ namespace dynconv_mt {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
 
 template <typename Sizes>
 std::string shape_of(const Sizes& sizes) {
@@ -103,6 +105,37 @@ inline int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
 inline void check_grad(const Tensor& grad_y, const Tensor& x) {
   check_shape("grad_y", grad_y, {x.size(0), x.size(1), x.size(2)});
   check_dtype("grad_y", grad_y, x.scalar_type());
+}
+
+// DropConnect's seed, which the kernels read; none without dropout.
+inline Optional checked_seed(const Tensor& x, const Optional& seed, double dropout) {
+  STD_TORCH_CHECK(dropout >= 0.0 && dropout < 1.0, "dropout: expected at least 0 and below 1, found ", dropout);
+  if (dropout == 0.0) return std::nullopt;
+  STD_TORCH_CHECK(seed.has_value(), "seed: needed for dropout=", dropout);
+  check_shape("seed", *seed, {1});
+  check_dtype("seed", *seed, ScalarType::Long);
+  check_device("seed", *seed, x);
+  return seed;
+}
+
+// A tap is dropped if its 32 bits are below.
+inline uint32_t drop_threshold(double dropout) { return static_cast<uint32_t>(std::floor(dropout * 0x1p32)); }
+
+inline Optional contiguous_lengths(const Tensor& x, const Optional& lengths) {
+  if (!lengths) return std::nullopt;
+  check_shape("lengths", *lengths, {x.size(0)});
+  check_dtype("lengths", *lengths, ScalarType::Long);
+  check_device("lengths", *lengths, x);
+  return torch::stable::contiguous(*lengths);
+}
+
+inline const int64_t* pointer_to(const Optional& tensor) {
+  return tensor ? static_cast<const int64_t*>(tensor->const_data_ptr()) : nullptr;
+}
+
+// Beyond T all reads are zeros, however far.
+inline int64_t clamped_padding(int64_t padding_left, const Tensor& x, int64_t kernel_size) {
+  return std::clamp(padding_left, -x.size(1), x.size(1) + kernel_size);
 }
 
 inline void check_written(const char* name, const Tensor& tensor, const Tensor& x) {

@@ -70,22 +70,35 @@ def keep_freed_memory() -> None:
         set_option(option, value)
 
 
-def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
+def _device(typed: str, local_rank: int, local_world_size: int) -> torch.device:
+    name = typed
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,9})?", name):
         raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:<number>")
     device = torch.device(name)
     if device.type == "cuda":
-        index, needed = (local_rank, local_world_size) if device.index is None else (device.index, device.index + 1)
-        if needed > torch.cuda.device_count():  # on every rank, so that all say so
-            ranks = f" and {local_world_size} ranks want one each" if local_world_size > 1 else ""
-            raise UserError(
-                f"device={name}: torch sees {torch.cuda.device_count()} GPUs{ranks}; give device=cpu or auto"
-            )
-        device = torch.device("cuda", index)
+        device = torch.device("cuda", _gpu(typed, device.index, local_rank, local_world_size))
         torch.cuda.set_device(device)
     return device
+
+
+def _gpu(typed: str, index: int | None, local_rank: int, local_world_size: int) -> int:
+    """The number of this rank's GPU; of a UserError all ranks know."""
+    count = torch.cuda.device_count()
+    if index is not None and local_world_size > 1:
+        raise UserError(
+            f"device={typed}: is one GPU, and the {local_world_size} ranks of this machine want one each; give "
+            "device=cuda"
+        )
+    if (index is not None and index >= count) or count == 0:
+        raise UserError(f"device={typed}: torch sees {count} GPUs; give device=cpu or auto")
+    if index is None and local_world_size > count:
+        raise UserError(
+            f"device={typed}: torch sees {count} GPUs, and the {local_world_size} ranks of this machine want one each; "
+            f"start at most {count} here, or give device=cpu"
+        )
+    return local_rank if index is None else index
 
 
 def _precision(precision: Precision, device: torch.device, width: int | None) -> Precision:
@@ -94,10 +107,15 @@ def _precision(precision: Precision, device: torch.device, width: int | None) ->
     has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     if precision is Precision.bf16 and device.type == "cpu" and not has_fast_bf16:
         logger.warning("precision=bf16: this CPU computes bf16 slowly; precision=auto would take fp32, which is faster")
-    if precision is not Precision.auto:
+    if precision is not Precision.auto and device.type == "cpu":
         return precision
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision is Precision.bf16 and not has_bf16:
+            raise UserError("precision=bf16: this GPU lacks it; give precision=fp16, fp32 or auto")
+        if precision is not Precision.auto:
+            return precision
+        if has_bf16:
             return Precision.bf16
         return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32
     is_narrow = width is not None and width < MIN_BF16_WIDTH

@@ -19,6 +19,7 @@ from dynconv_mt.data.config import BatchConfig, translation_batch
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.ops import check_device
 from dynconv_mt.plugins import import_plugins
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.beam import beam_search
@@ -238,6 +239,7 @@ def load_translator(
     runtime = RuntimeConfig(device=device, precision=Precision(precision), threads=threads)
     models = [_load_model(folder) for folder in folders]
     compute = resolve_compute(runtime, width=max(model.config.dim for model in models))
+    check_device(compute.device)
     for folder, model in zip(folders, models, strict=True):
         _check_vocabulary(folder, model, texts[0])
     models = [model.to(compute.device) for model in models]

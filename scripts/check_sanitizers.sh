@@ -20,8 +20,8 @@ export LDFLAGS="-fsanitize=address,undefined"
 PYTHONPATH=$folder "$python" -m dynconv_mt.ops.build
 
 # Python is not built with the sanitizers, so the libraries come first; what it never frees is no concern of ours
-compiler=${CXX:-c++}
-preload="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
+read -ra compiler <<<"${CXX:-c++}"
+preload="$("${compiler[@]}" -print-file-name=libasan.so) $("${compiler[@]}" -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 tests=(tests/ops/test_compiled.py tests/ops/test_operators.py tests/ops/test_decoding.py tests/ops/test_dropconnect.py)
 for instructions in ${INSTRUCTIONS:-portable avx2 avx512}; do

@@ -51,6 +51,42 @@ def test_what_cannot_be_is_refused(config: RuntimeConfig, message: str) -> None:
         resolve_compute(config)
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "ranks", "words"),
+    [
+        ("auto", 8, 16, "device=auto: torch sees 8 GPUs, and the 16 ranks .* start at most 8 here"),
+        ("cuda", 1, 2, "device=cuda: torch sees 1 GPUs, and the 2 ranks"),
+        ("cuda:0", 2, 2, "device=cuda:0: is one GPU, and the 2 ranks .* give device=cuda$"),
+        ("cuda:2", 2, 1, "device=cuda:2: torch sees 2 GPUs; give device=cpu"),
+        ("cuda", 0, 1, "device=cuda: torch sees 0 GPUs"),
+    ],
+)
+def test_gpus_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, ranks: int, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UserError, match=words):
+        resolve_compute(RuntimeConfig(device=device, threads=1), 0, ranks)
+
+
+@pytest.mark.parametrize(("precision", "has_bf16"), [("auto", True), ("auto", False), ("bf16", True), ("bf16", False)])
+def test_bf16_on_gpus(monkeypatch: pytest.MonkeyPatch, precision: str, has_bf16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    config = RuntimeConfig(device="auto", precision=Precision(precision), threads=1)
+    if precision == "bf16" and not has_bf16:
+        with pytest.raises(UserError, match="precision=bf16: this GPU lacks it"):
+            resolve_compute(config, 1, 2)
+        return
+    compute = resolve_compute(config, 1, 2)
+    assert compute.device == torch.device("cuda", 1)
+    assert compute.precision is (Precision.bf16 if has_bf16 else Precision.fp16)
+
+
 def test_threads_are_set() -> None:
     before = torch.get_num_threads()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -112,6 +113,9 @@ def test_batches_keep_to_the_budget_and_hold_every_line_once(max_tokens: int) ->
         longest = max(lengths[row] for row in rows) + 1
         assert len(rows) == 1 or len(rows) * longest <= max_tokens
         assert len(rows) <= 3
+    for rows, (following, *_) in itertools.pairwise(batches):  # as large as they may be
+        assert len(rows) == 3 or (len(rows) + 1) * (lengths[rows[0]] + 1) > max_tokens
+        assert lengths[following] <= lengths[rows[-1]]
 
 
 def test_a_line_that_is_too_long_is_cut_and_named(caplog: pytest.LogCaptureFixture) -> None:

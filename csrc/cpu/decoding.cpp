@@ -49,7 +49,7 @@ Tensor run_step(Step s, const Tensor& x, const Tensor& slots) {
   if (x.numel() == 0) return y;
   s.y = y.mutable_data_ptr();
   const int64_t work = s.num_slots * s.num_new * (s.num_channels / s.num_heads + 8) * s.kernel_size;
-  run_tasks(s, kernels().step, s.num_sentences * s.num_heads, work, scratch_bytes_of_step(s));
+  run_in_parallel(s, kernels().step, s.num_sentences * s.num_heads, work, scratch_bytes_of_step(s));
   append_slots(s, slots);
   return y;
 }

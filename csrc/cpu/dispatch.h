@@ -15,8 +15,6 @@
 
 namespace dynconv_mt::cpu {
 
-using Optional = std::optional<Tensor>;
-
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
@@ -27,7 +25,7 @@ using Tasks = void (*)(const Problem&, int64_t begin, int64_t end, void* scratch
 // Runs `count` tasks of `work` multiplications each on torch's threads. Problems too small to gain from a second thread
 // stay on this one.
 template <typename Problem>
-void run_tasks(const Problem& p, Tasks<Problem> tasks, int64_t count, int64_t work, size_t scratch_bytes) {
+void run_in_parallel(const Problem& p, Tasks<Problem> tasks, int64_t count, int64_t work, size_t scratch_bytes) {
   constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: some 20 microseconds
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(work, 1));
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {

@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <tuple>
 
 #include "../results.h"
@@ -25,14 +24,10 @@ Input input_of(const Tensor& tensor) {
   return {data, tensor.stride(0), tensor.stride(1), tensor.stride(2), end};
 }
 
-DropConnect drop_connect(double dropout, const Optional& seed) {
-  STD_TORCH_CHECK(dropout >= 0.0 && dropout < 1.0, "dropout: expected at least 0 and below 1, found ", dropout);
-  if (dropout == 0.0) return {false, 0, 0, 1.0};
-  STD_TORCH_CHECK(seed.has_value(), "seed: needed for dropout=", dropout);
-  check_shape("seed", *seed, {1});
-  check_dtype("seed", *seed, ScalarType::Long);
-  const auto value = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
-  return {true, value, static_cast<uint32_t>(std::floor(dropout * 0x1p32)), 1.0 / (1.0 - dropout)};
+DropConnect drop_connect(const Tensor& x, double dropout, const Optional& seed) {
+  const Optional checked = checked_seed(x, seed, dropout);
+  if (!checked) return {false, 0, 0, 1.0};
+  return {true, static_cast<uint64_t>(*pointer_to(checked)), drop_threshold(dropout), 1.0 / (1.0 - dropout)};
 }
 
 // The part of a problem that all operators share. The tensors must outlive it.
@@ -43,23 +38,11 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, int6
   p.num_channels = x.size(2);
   p.num_heads = num_heads;
   p.kernel_size = kernel_size;
-  // beyond T all reads are zeros, however far
-  p.padding_left = std::clamp(padding_left, -p.num_positions, p.num_positions + kernel_size);
+  p.padding_left = clamped_padding(padding_left, x, kernel_size);
   p.softmax = options.softmax;
   p.storage = storage_of(x);
   p.x = input_of(x);
   return p;
-}
-
-Optional contiguous_lengths(const Tensor& x, const Optional& lengths) {
-  if (!lengths) return std::nullopt;
-  check_shape("lengths", *lengths, {x.size(0)});
-  check_dtype("lengths", *lengths, ScalarType::Long);
-  return torch::stable::contiguous(*lengths);
-}
-
-const int64_t* pointer_to(const Optional& lengths) {
-  return lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr;
 }
 
 // Runs all tasks of a problem.
@@ -67,7 +50,7 @@ void run(const Problem& p, Tasks<Problem> tasks) {
   if (p.num_sentences * p.num_positions * p.num_channels == 0) return;
   const int64_t positions = std::min(kChunk, p.num_positions);
   const int64_t work = positions * (p.num_channels / p.num_heads + 8) * p.kernel_size;
-  run_tasks(p, tasks, num_tasks(p), work, kernels().scratch_bytes(p));
+  run_in_parallel(p, tasks, num_tasks(p), work, kernels().scratch_bytes(p));
 }
 
 Tensor dynamic_conv(Tensor x, Tensor logits, Optional seed, Optional lengths, int64_t kernel_size,
@@ -76,7 +59,7 @@ Tensor dynamic_conv(Tensor x, Tensor logits, Optional seed, Optional lengths, in
   const Optional ends = contiguous_lengths(x, lengths);
   const Tensor y = new_like(x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
-  p.drop = drop_connect(dropout, seed);
+  p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.logits = input_of(logits);
   p.y = y.mutable_data_ptr();
@@ -92,7 +75,7 @@ std::tuple<Tensor, Tensor> dynamic_conv_backward(Tensor grad_y, Tensor x, Tensor
   const Optional ends = contiguous_lengths(x, lengths);
   const Tensor grad_x = new_like(x), grad_logits = new_gradient(logits, x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
-  p.drop = drop_connect(dropout, seed);
+  p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.logits = input_of(logits);
   p.grad_y = input_of(grad_y);
@@ -109,7 +92,7 @@ Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int6
   const Optional ends = contiguous_lengths(x, lengths);
   const Tensor taps = weight_for(x, weight), y = new_like(x);
   Problem p = problem_of(x, num_heads, weight.size(1), padding_left, {softmax, dropout});
-  p.drop = drop_connect(dropout, seed);
+  p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.weight = taps.const_data_ptr();
   p.y = y.mutable_data_ptr();
@@ -126,7 +109,7 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
   const Tensor taps = weight_for(x, weight), grad_x = new_like(x), grad_taps = new_gradient(taps, x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
   const Tensor partial = torch::stable::new_empty(taps, {num_tasks(p), kernel_size});
-  p.drop = drop_connect(dropout, seed);
+  p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.weight = taps.const_data_ptr();
   p.grad_y = input_of(grad_y);

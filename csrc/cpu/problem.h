@@ -47,8 +47,8 @@ struct Problem {
   Input x;
   Input logits;        // dynamic_conv only
   const void* weight;  // light_conv only: (H, K)
-  Input grad_y;        // from here on backward only, but for y
-  void* y;             // (B, T, C) contiguous, as the others below
+  void* y;             // forward only: (B, T, C) contiguous, as the others below
+  Input grad_y;        // from here on backward only
   void* grad_x;
   void* grad_logits;  // (B, T, H·K)
   void* partial;      // light_conv: (num_tasks, K), each task's share of the gradient by its head's taps

@@ -62,7 +62,7 @@ void write_head(const Window<D, A>& past, const Window<S, A>& fresh, int64_t wid
 template <typename S, typename A>
 int64_t step_taps(const Step& s, int64_t sentence, int64_t head, A* rows) {
   const int64_t pitch = pitch_of<A>(s.kernel_size), count = s.num_slots * s.num_new;
-  const A fill = s.softmax ? -static_cast<A>(__builtin_inf()) : A(0);
+  const A fill = fill_of<A>(s.softmax);
   if (s.weight) {
     copy_row(rows, static_cast<const A*>(s.weight) + head * s.kernel_size, s.kernel_size, pitch, fill, nullptr);
   } else {

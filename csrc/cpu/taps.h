@@ -128,8 +128,8 @@ void drop_rows(const Problem& p, int64_t sentence, int64_t head, int64_t first, 
 }
 
 template <typename A>
-inline A fill_of(const Problem& p) {
-  return p.softmax ? -static_cast<A>(__builtin_inf()) : A(0);
+inline A fill_of(bool softmax) {
+  return softmax ? -static_cast<A>(__builtin_inf()) : A(0);
 }
 
 // The rows of positions first … first + count - 1 of dynamic_conv, before DropConnect.
@@ -142,9 +142,9 @@ void dynamic_rows(
   for (int64_t i = 0; i < count; ++i, source += p.logits.position) {
     if (stride == 1) {
       prefetch_row<0>(source + kAhead * p.logits.position, kernel_size);
-      copy_row(rows + i * pitch, source, kernel_size, pitch, fill_of<A>(p), p.logits.end);
+      copy_row(rows + i * pitch, source, kernel_size, pitch, fill_of<A>(p.softmax), p.logits.end);
     } else {
-      gather_row(rows + i * pitch, source, stride, kernel_size, pitch, fill_of<A>(p));
+      gather_row(rows + i * pitch, source, stride, kernel_size, pitch, fill_of<A>(p.softmax));
     }
   }
   if (p.softmax) softmax_rows(rows, count, pitch);
@@ -154,7 +154,7 @@ void dynamic_rows(
 template <typename A>
 void light_row(const Problem& p, int64_t head, A* row, int64_t pitch) {
   const A* source = static_cast<const A*>(p.weight) + head * p.kernel_size;
-  copy_row(row, source, p.kernel_size, pitch, fill_of<A>(p), nullptr);
+  copy_row(row, source, p.kernel_size, pitch, fill_of<A>(p.softmax), nullptr);
   if (p.softmax) softmax_rows(row, 1, pitch);
 }
 

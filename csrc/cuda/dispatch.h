@@ -13,8 +13,6 @@
 
 namespace dynconv_mt::cuda {
 
-using Optional = std::optional<Tensor>;
-
 #ifdef DYNCONV_MT_ON_HOST  // the tests' build, see platform.h
 
 struct Device {

@@ -3,7 +3,6 @@
 // lengths are read there, and memory comes from torch, so that calls can be captured in a CUDA graph.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
 #include <tuple>
 
 #include "../results.h"
@@ -33,27 +32,9 @@ struct Extras {
   Optional seed;
   Optional lengths;
 
-  Extras(const Tensor& x, const Optional& given_seed, const Optional& given_lengths, const Options& options) {
-    const double dropout = options.dropout;
-    STD_TORCH_CHECK(dropout >= 0.0 && dropout < 1.0, "dropout: expected at least 0 and below 1, found ", dropout);
-    if (dropout > 0.0) {
-      STD_TORCH_CHECK(given_seed.has_value(), "seed: needed for dropout=", dropout);
-      check_shape("seed", *given_seed, {1});
-      check_dtype("seed", *given_seed, ScalarType::Long);
-      check_device("seed", *given_seed, x);
-      seed = given_seed;
-    }
-    if (!given_lengths) return;
-    check_shape("lengths", *given_lengths, {x.size(0)});
-    check_dtype("lengths", *given_lengths, ScalarType::Long);
-    check_device("lengths", *given_lengths, x);
-    lengths = torch::stable::contiguous(*given_lengths);
-  }
+  Extras(const Tensor& x, const Optional& given_seed, const Optional& given_lengths, const Options& options)
+      : seed(checked_seed(x, given_seed, options.dropout)), lengths(contiguous_lengths(x, given_lengths)) {}
 };
-
-const int64_t* pointer_to(const Optional& tensor) {
-  return tensor ? static_cast<const int64_t*>(tensor->const_data_ptr()) : nullptr;
-}
 
 // The part of a problem that all operators share.
 Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, const Options& options,
@@ -64,11 +45,9 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, cons
   p.num_channels = x.size(2);
   p.num_heads = num_heads;
   p.kernel_size = int_of(kernel_size);
-  // beyond T all reads are zeros, however far
-  p.padding_left = std::clamp(options.padding_left, -p.num_positions, p.num_positions + kernel_size);
+  p.padding_left = clamped_padding(options.padding_left, x, kernel_size);
   p.softmax = options.softmax;
-  p.drop = {pointer_to(extras.seed), static_cast<uint32_t>(std::floor(options.dropout * 0x1p32)),
-            1.0 / (1.0 - options.dropout)};
+  p.drop = {pointer_to(extras.seed), drop_threshold(options.dropout), 1.0 / (1.0 - options.dropout)};
   p.storage = storage_of(x);
   p.lengths = pointer_to(extras.lengths);
   p.x = input_of(x, p.num_channels / num_heads);

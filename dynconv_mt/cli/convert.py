@@ -14,6 +14,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.files import hash_file
 from dynconv_mt.models import build_model, save_model
 from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
 
 
@@ -45,7 +46,11 @@ def _read_text(job: ConvertJob, checkpoint: Checkpoint, config: ModelConfig) -> 
         raise UserError(
             f"dict={job.dict}: the checkpoint holds a language model, which has no text pipeline; leave it out"
         )
+    if not Path(job.dict).is_dir():
+        raise UserError(f"dict={job.dict}: no such folder; it should hold dict.SRC.txt and dict.TGT.txt")
     src, tgt = _languages(job, checkpoint, config)
+    if src == tgt:
+        raise UserError(f"dict={job.dict}: {src} on both sides; give src= and tgt=, which must differ")
     codes = None if job.bpe_codes is None else Path(job.bpe_codes)
     text = read_text(TextFiles(Path(job.dict), codes, src, tgt), job.text, config)
     if not job.text.lowercase and not has_capitals(text):
@@ -81,5 +86,8 @@ def _use(job: ConvertJob, config: ModelConfig, text: TextPipeline | None) -> str
         return "a language model, for use from Python"
     if text is None:
         return "no text pipeline (that takes dict=), so it reads ids only and dc-generate cannot use it"
-    pieces = "text" if job.bpe_codes else "text in pieces"
-    return f"reads and writes {pieces}, {text.src}-{text.tgt}: dc-generate model_dir={job.out_dir} input=FILE"
+    if text.config.tokenization is Tokenization.moses:
+        lines = "text"
+    else:
+        lines = "tokens separated by blanks" if job.bpe_codes else "text in pieces"
+    return f"reads and writes {lines}, {text.src}-{text.tgt}: dc-generate model_dir={job.out_dir} input=FILE"

@@ -13,6 +13,7 @@ from dynconv_mt.cli.jobs import EvaluateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.comet import CometMeasure, check_comet
+from dynconv_mt.evaluate.config import ScoreKind
 from dynconv_mt.evaluate.plot import check_plot, draw_report
 from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
 from dynconv_mt.evaluate.table import report_text
@@ -20,7 +21,7 @@ from dynconv_mt.files import write_file
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.corpus import read_lines
 
-_LANG = re.compile(r"\.([a-z]{2})(\.gz)?$")
+_LANG = re.compile(r"\.(?!gz$)([a-z]{2})(\.gz)?$")
 _GENERAL = "en"  # where the language is not known; only abbreviations and a few signs depend on it
 
 
@@ -80,7 +81,7 @@ def _lang(job: EvaluateJob) -> str:
         found = _LANG.search(name)
         if found:
             return found[1]
-    if job.tokenization is not Tokenization.none:
+    if job.tokenization is not Tokenization.none or ScoreKind.sacrebleu in job.metrics:
         print(
             f"dc-evaluate: the name of the reference does not end in a language code such as .de, and lang= is not "
             f"given: tokenised as {_GENERAL}",

@@ -11,7 +11,7 @@ from torch import nn
 
 from dynconv_mt.cli.folders import read_raw_split
 from dynconv_mt.cli.jobs import TrainJob
-from dynconv_mt.compute import resolve_compute
+from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.manifest import Manifest, read_manifest
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
@@ -75,6 +75,7 @@ class BleuValidation:
     def __init__(self, job: TrainJob, text: TextPipeline) -> None:
         """Read the raw validation lines; Raises UserError where they are missing, or the scorer."""
         self.job, self.text = job, text
+        self.compute: Compute | None = None  # as the first call finds it
         self.raw = read_raw_split(job.data_dir, "valid")
         is_tokens = text.config.tokenization is Tokenization.none
         metric = ScoreKind.tokenized_bleu if is_tokens else ScoreKind.sacrebleu
@@ -83,9 +84,11 @@ class BleuValidation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return {"bleu": score}; `model` is in evaluation mode."""
-        seq2seq, size = cast(Seq2Seq, model), Ranks.from_environment().local_world_size
-        compute = resolve_compute(self.job, local_world_size=size, width=seq2seq.config.dim)
-        translator = Translator([seq2seq], self.text, search=self.job.search, compute=compute)
+        seq2seq = cast(Seq2Seq, model)
+        if self.compute is None:
+            size = Ranks.from_environment().local_world_size
+            self.compute = resolve_compute(self.job, local_world_size=size, width=seq2seq.config.dim)
+        translator = Translator([seq2seq], self.text, search=self.job.search, compute=self.compute)
         hypotheses = [translation.text for translation in translator.translate(self.raw.sources)]
         (score,) = corpus_scores(hypotheses, [self.raw.targets], self.raw.tgt, self.scoring)
         return {"bleu": score.value}

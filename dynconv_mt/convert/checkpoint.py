@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dynconv_mt.convert.stand_ins import ALLOWED, plain
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, is_out_of_memory
 
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _PREAMBLE = re.compile(r"^Weights only load failed\.[^\n]*\n(?:.*WeightsUnpickler error:)?", re.DOTALL)
@@ -80,6 +80,8 @@ def _load(path: Path) -> Any:
     except PermissionError:
         raise
     except Exception as error:  # a damaged file can end in almost any
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{path}: is damaged or no checkpoint ({reason}); take it from its source again") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -143,6 +143,16 @@ class _Reader:
             raise UserError(f"checkpoint: --{side}-layers {declared}, but there are weights of {len(numbers)} layers")
         return declared
 
+    def kernel_sizes(self, side: str, layers: int) -> list[int]:
+        """One kernel size a layer; a single one counts for all."""
+        option = f"{side}_kernel_size_list"
+        value = self.get(option, _KERNEL_SIZES[side])
+        try:
+            sizes = [int(size) for size in (ast.literal_eval(value) if isinstance(value, str) else value)]
+        except (ValueError, TypeError, SyntaxError):
+            raise UserError(f"checkpoint: {_flag(option)} {value}: must be a list of whole numbers") from None
+        return sizes * layers if len(sizes) == 1 else sizes
+
     def mixer(self, side: str, kind: str, layers: int) -> MixerConfig:
         """The token mixer of one side."""
         heads, attention_dropout = self.whole(f"{side}_attention_heads", 8), self.probability("attention_dropout", 0.0)
@@ -151,7 +161,7 @@ class _Reader:
         conv_dim = self.whole(f"{side}_conv_dim", self.dim(side))
         return _CONVOLUTIONS[kind](
             heads=heads,
-            kernel_sizes=_kernel_sizes(self.get(f"{side}_kernel_size_list", _KERNEL_SIZES[side]), layers),
+            kernel_sizes=self.kernel_sizes(side, layers),
             conv_dim=None if conv_dim == self.dim(side) else conv_dim,
             glu=self.is_set(f"{side}_glu", True),
             softmax=self.is_set("weight_softmax", True),
@@ -274,15 +284,6 @@ def _check_family(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _kernel_sizes(value: Sequence[int] | str, layers: int) -> list[int]:
-    """One kernel size a layer; a single one counts for all."""
-    try:
-        sizes = [int(size) for size in (ast.literal_eval(value) if isinstance(value, str) else value)]
-    except (ValueError, TypeError, SyntaxError):
-        raise UserError(f"checkpoint: --kernel-size-list {value}: must be a list of whole numbers") from None
-    return sizes * layers if len(sizes) == 1 else sizes
 
 
 def _untie(config: ModelConfig, weights: dict[str, Tensor]) -> None:

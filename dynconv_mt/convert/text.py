@@ -12,6 +12,8 @@ from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.text.subword_nmt import SubwordNmtBpe
 from dynconv_mt.text.vocab import SPECIAL_PIECES
 
+_PIECES = (b"@@ ", "▁".encode())  # what only a dictionary of pieces holds: of subword-nmt, of SentencePiece
+
 
 @dataclass(frozen=True)
 class TextFiles:
@@ -26,15 +28,18 @@ class TextFiles:
 def read_text(files: TextFiles, config: TextConfig, model: ModelConfig) -> TextPipeline:
     """Return the pipeline of the dictionaries in a folder; equal ones are a joint vocabulary.
 
-    Without merges, text whose dictionary has pieces (`@@`) is taken as it comes. Raises UserError where a file is
-    missing or of another form, or a dictionary has another size than the model's.
+    Without merges, text whose dictionary has pieces (subword-nmt's `@@` or SentencePiece's `▁`) is taken as it comes.
+    Raises UserError where a file is missing or of another form, or a dictionary has another size than the model's.
     """
     codes = None if files.codes is None else _read(files.codes, "bpe_codes")
     contents = {lang: _read(_dictionary(files, lang), "dict") for lang in (files.src, files.tgt)}
-    if codes is None and any(
-        b"@@ " in content for content in contents.values()
-    ):  # text comes in pieces, to be left whole
-        config = replace(config, tokenization=Tokenization.none, aggressive_hyphens=False)
+    if codes is None and any(mark in content for content in contents.values() for mark in _PIECES):
+        if config.aggressive_hyphens:
+            raise UserError(
+                f"text.aggressive_hyphens=true: has no effect, since the dictionaries in dict={files.folder} are of "
+                "pieces, and text comes in pieces without bpe_codes="
+            )
+        config = replace(config, tokenization=Tokenization.none)
     if config.tokenization is Tokenization.none:
         config = replace(config, escape=False)
     if model.tying is Tying.all and len(set(contents.values())) > 1:

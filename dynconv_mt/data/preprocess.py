@@ -21,7 +21,7 @@ from dynconv_mt.data.manifest import MANIFEST, Manifest, read_manifest
 from dynconv_mt.data.output import build_folder, check_folder, check_replaceable
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
-from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig, Tokenization
+from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig, Tokenization, base_language
 from dynconv_mt.text.corpus import ParallelFile, find_pair
 
 STATS, SUMMARY, TEXT = "stats.json", "summary.txt", "text"
@@ -78,7 +78,7 @@ class PreprocessConfig:
         if ratio is None or self.clean.after_bpe or is_split:
             return
         for option, lang in (("src", self.src), ("tgt", self.tgt)):
-            if lang in UNSPACED:
+            if base_language(lang) in UNSPACED:
                 raise UserError(
                     f"clean.ratio={ratio:g}: compares numbers of tokens, and {option}={lang} writes no blanks between "
                     "words, so that most of its sentences would be dropped; set clean.after_bpe=true, or "

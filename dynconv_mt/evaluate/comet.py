@@ -59,7 +59,7 @@ class CometMeasure:
     def score(self, sums: Sequence[float]) -> Score:
         """Return the score; its signature names the checkpoint's folder or file."""
         file = self._checkpoint
-        folder = file.resolve().parents[1].name
+        folder = _above(file).name
         try:
             version = importlib.metadata.version("unbabel-comet")
         except importlib.metadata.PackageNotFoundError:
@@ -89,15 +89,20 @@ def check_comet(checkpoint: str, has_source: bool) -> None:
             f"{typed}: no such file; give the path of a COMET checkpoint (.../checkpoints/model.ckpt) that lies on "
             "this machine: nothing is downloaded"
         )
-    if not (Path(checkpoint).resolve().parents[1] / "hparams.yaml").is_file():
+    if not (_above(Path(checkpoint)) / "hparams.yaml").is_file():
         raise UserError(f"{typed}: COMET needs hparams.yaml in the folder above the checkpoint's, and there is none")
+
+
+def _above(checkpoint: Path) -> Path:
+    """The folder above the checkpoint's, by its name: in Hugging Face's cache the file is a link to elsewhere."""
+    return checkpoint.absolute().parent.parent
 
 
 def _load(checkpoint: str) -> Any:
     os.environ.update(dict.fromkeys(_OFFLINE, "1"))
     try:
         comet = importlib.import_module("comet")
-        return comet.load_from_checkpoint(checkpoint, local_files_only=True)
+        return comet.load_from_checkpoint(str(Path(checkpoint).absolute()), local_files_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(

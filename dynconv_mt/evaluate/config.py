@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import Tokenization
@@ -27,14 +28,16 @@ DETOKENIZED = (ScoreKind.sacrebleu, ScoreKind.chrf, ScoreKind.ter)
 class EvaluateConfig:
     """Which corpus scores to compute."""
 
+    metrics_option: ClassVar[str] = "evaluate.metrics"
     metrics: list[ScoreKind] = field(default_factory=lambda: [ScoreKind.sacrebleu, ScoreKind.chrf])
     tokenization: Tokenization = Tokenization.moses  # tokenised scores: moses (hyphens whole, no escaping) or none
     normalize_punctuation: bool = True  # tokenised scores: Moses' normalize-punctuation first
 
     def __post_init__(self) -> None:
-        """Raise UserError where there is nothing to compute."""
-        if not self.metrics:
-            raise UserError(f"evaluate.metrics=[]: give at least one of {', '.join(ScoreKind)}")
+        """Raise UserError where there is nothing to compute, or twice the same."""
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            typed = f"{self.metrics_option}=[{','.join(self.metrics)}]"
+            raise UserError(f"{typed}: give at least one of {', '.join(ScoreKind)}, and each once")
 
 
 @dataclass
@@ -72,16 +75,11 @@ class BreakdownConfig:
 class ReportConfig(EvaluateConfig):
     """Everything that a report on several systems can be asked for."""
 
+    metrics_option: ClassVar[str] = "metrics"
     metrics: list[ScoreKind] = field(default_factory=lambda: list(ScoreKind))
     significance: SignificanceConfig = field(default_factory=SignificanceConfig)
     breakdown: BreakdownConfig = field(default_factory=BreakdownConfig)
     workers: int = 0  # processes for TER, by far the slowest score; 0: one per core
-
-    def __post_init__(self) -> None:
-        """Raise UserError where there is nothing to compute, or twice the same."""
-        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
-            typed = f"metrics=[{','.join(self.metrics)}]"
-            raise UserError(f"{typed}: give at least one of {', '.join(ScoreKind)}, and each once")
 
     def check(self) -> None:
         """Raise UserError for values that cannot be."""

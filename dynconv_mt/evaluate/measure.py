@@ -18,6 +18,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import EvaluateConfig, ScoreKind
 from dynconv_mt.evaluate.treatment import Treatment
 from dynconv_mt.runtime import num_cores
+from dynconv_mt.text.config import base_language
 
 Statistics = NDArray[np.float64]  # (lines, numbers): what a score needs to know of each sentence
 _BLOCK = 250  # lines that a process counts at a time; fewer are not worth a process
@@ -151,7 +152,7 @@ def build_measures(
         if metric is ScoreKind.ter:
             return TerMeasure(references, workers)
         if metric is ScoreKind.sacrebleu:
-            return SacrebleuMeasure(metric, references, trg_lang=treatment.lang)
+            return SacrebleuMeasure(metric, references, trg_lang=base_language(treatment.lang))
         return SacrebleuMeasure(metric, references)
 
     return [build(metric) for metric in config.metrics]

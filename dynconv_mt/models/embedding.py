@@ -34,7 +34,7 @@ class PositionTable(nn.Module):
 
     def __init__(self, stack: Stack) -> None:
         super().__init__()
-        self.max_positions = stack.max_positions
+        self.name, self.max_positions = stack.name, stack.max_positions
         num_rows = stack.max_positions + FIRST_POSITION
         self.weight: Tensor
         if stack.positions is Positions.learned:
@@ -46,7 +46,9 @@ class PositionTable(nn.Module):
         """Return the vectors (..., T, D) of ids (..., T), of which the first has position `start`, counted from 0."""
         end = start + ids.shape[-1]
         if end > self.max_positions:
-            raise ValueError(f"a sequence of {end} tokens is longer than model.max_positions={self.max_positions}")
+            raise ValueError(
+                f"a sequence of {end} tokens is longer than the {self.name}'s max_positions={self.max_positions}"
+            )
         vectors = self.weight[start + FIRST_POSITION : end + FIRST_POSITION]
         return torch.where((ids == PAD)[..., None], self.weight[PAD], vectors)
 

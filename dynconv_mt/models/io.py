@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dynconv_mt
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.files import to_json
 from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
 from dynconv_mt.models.seq2seq import Model, check_complete, new_model
@@ -114,6 +114,8 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {folder} is not a model directory") from None
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); take the model from its source again") from None
     if not isinstance(data, dict) or "model" not in data:
@@ -137,12 +139,16 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
         check_complete(config)
         model = new_model(config)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder / CONFIG}: does not describe a model ({reason}); was it altered?") from None
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")
     try:
         load_weights(model, path, strict=True)
+    except PermissionError:
+        raise
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: is damaged or belongs to another architecture ({reason})") from None
@@ -158,6 +164,8 @@ def open_weights(folder: Path) -> Any:
         return safe_open(folder / WEIGHTS, framework="pt")
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS}: no such file; {folder} is not a model directory") from None
+    except PermissionError:
+        raise
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder / WEIGHTS}: is damaged ({error})") from None
 

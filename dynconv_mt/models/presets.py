@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import (
@@ -139,13 +140,14 @@ def _language_model(size: Size, config_type: type[ConvConfig]) -> ModelConfig:
 
 
 def _register_sizes() -> None:
-    for size_name, size in LANGUAGE_MODELS.items():
-        register_preset(f"lightconv_{size_name}")(lambda size=size: _language_model(size, LightConvConfig))  # type: ignore[misc]
-        register_preset(f"dynamicconv_{size_name}")(lambda size=size: _language_model(size, DynamicConvConfig))  # type: ignore[misc]
-    for size_name, size in SIZES.items():
-        register_preset(f"transformer_{size_name}")(lambda size=size: _transformer(size))  # type: ignore[misc]
-        register_preset(f"lightconv_{size_name}")(lambda size=size: _convolution(size, LightConvConfig))  # type: ignore[misc]
-        register_preset(f"dynamicconv_{size_name}")(lambda size=size: _convolution(size, DynamicConvConfig))  # type: ignore[misc]
+    for name, size in SIZES.items():
+        register_preset(f"transformer_{name}")(partial(_transformer, size))
+    convolutions: dict[str, type[ConvConfig]] = {"lightconv": LightConvConfig, "dynamicconv": DynamicConvConfig}
+    for mixer, config_type in convolutions.items():
+        for name, size in SIZES.items():
+            register_preset(f"{mixer}_{name}")(partial(_convolution, size, config_type))
+        for name, size in LANGUAGE_MODELS.items():
+            register_preset(f"{mixer}_{name}")(partial(_language_model, size, config_type))
 
 
 _register_sizes()

@@ -7,13 +7,14 @@ from dynconv_mt.lazy import lazy_exports
 if TYPE_CHECKING:
     from dynconv_mt.ops.decoding import ConvState, dynamic_conv_step, light_conv_step
     from dynconv_mt.ops.functional import dynamic_conv, light_conv
-    from dynconv_mt.ops.library import backend
+    from dynconv_mt.ops.library import backend, check_device
 
-__all__ = ["ConvState", "backend", "dynamic_conv", "dynamic_conv_step", "light_conv", "light_conv_step"]
+__all__ = ["ConvState", "backend", "check_device", "dynamic_conv", "dynamic_conv_step", "light_conv", "light_conv_step"]
 
 _EXPORTS = {
     "ConvState": "decoding",
     "backend": "library",
+    "check_device": "library",
     "dynamic_conv": "functional",
     "dynamic_conv_step": "decoding",
     "light_conv": "functional",

@@ -47,10 +47,12 @@ CPU_FLAGS = ("-ffp-contract=fast", "-Wno-psabi")
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10, the oldest torch that the library runs with
 ARCHS_VARIABLE = "DYNCONV_MT_CUDA_ARCHS"
+LAUNCHERS = ("ccache", "sccache", "distcc")  # what may stand before a compiler
 ARCHS = "80;90;100"  # A100, H100 and H200, B200
 
 
-_ERROR = re.compile(r"\berror\b.*:", re.IGNORECASE)  # of a compiler, an assembler ("Error: ...") or a linker
+# of a compiler, an assembler ("Error: ...") or a linker
+_ERROR = re.compile(r"\berror\b.*:|cannot find|undefined reference", re.IGNORECASE)
 
 
 class BuildError(Exception):
@@ -94,7 +96,9 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
     outputs = [process.communicate()[0] for process in running]
     for command, process, output in zip(commands, running, outputs, strict=True):
         if process.returncode:
-            lines = [line for line in output.splitlines() if _ERROR.search(line)] or output.splitlines()
+            # collect2's own line only says that the linker failed, whose lines stand before it
+            lines = [line for line in output.splitlines() if not line.startswith("collect2:")]
+            lines = [line for line in lines if _ERROR.search(line)] or lines
             raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else shlex.join(command)}")
 
 
@@ -181,7 +185,7 @@ def build_cuda(archs: Sequence[str], target: Path = CUDA_TARGET, csrc: Path = CS
         folder = library.parent
         include = ["-isystem", str(torch / "include")]
         common = [*FLAGS, STABLE_ABI, "-DUSE_CUDA", f'-DDYNCONV_MT_ARCHS="{";".join(archs)}"', *include]
-        nvcc_flags = [*NVCC_FLAGS, f"-ccbin={compiler[0]}", *include, *arch_flags(archs), *flags_of("NVCCFLAGS")]
+        nvcc_flags = [*NVCC_FLAGS, *host_flags(compiler), *include, *arch_flags(archs), *flags_of("NVCCFLAGS")]
         objects = {name: f"{folder}/{Path(name).stem}.o" for name in (*CUDA_HOST, CUDA_DEVICE)}
         common += flags_of("CXXFLAGS")
         commands = [[*compiler, *common, "-c", str(csrc / name), "-o", objects[name]] for name in CUDA_HOST]
@@ -190,12 +194,18 @@ def build_cuda(archs: Sequence[str], target: Path = CUDA_TARGET, csrc: Path = CS
         stand_in = ["-shared", "-x", "c++", os.devnull, "-Wl,-soname,libtorch_cuda.so"]
         run_all([*commands, [*compiler, *stand_in, "-o", f"{folder}/libtorch_cuda.so"]])
         # CUDA's runtime becomes a hidden part of the library: it may differ from torch's
-        hidden = ["-cudart=static", f"-ccbin={compiler[0]}", "-Xlinker=--no-as-needed,--exclude-libs=ALL"]
+        hidden = ["-cudart=static", *host_flags(compiler), "-Xlinker=--no-as-needed,--exclude-libs=ALL"]
         link = [*objects.values(), *link_flags(torch), f"-L{folder}", "-ltorch_cuda", *hidden, *flags_of("LDFLAGS")]
         run_all([[*nvcc, *link, "-o", str(library)]])
 
     build_in(target, csrc, compile_to)
     return True
+
+
+def host_flags(compiler: Sequence[str]) -> list[str]:
+    """Return nvcc's options for the C++ compiler, which it takes without a launcher and with its options apart."""
+    program, *flags = compiler[1:] if len(compiler) > 1 and Path(compiler[0]).name in LAUNCHERS else compiler
+    return [f"-ccbin={program}", *(f"-Xcompiler={flag}" for flag in flags)]
 
 
 def mark_of(archs: Sequence[str]) -> bytes:
@@ -217,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cuda",
         nargs="?",
-        const=os.environ.get(ARCHS_VARIABLE) or ARCHS,
+        const="",
         metavar="ARCHS",
         help=f"also for GPUs of these architectures: {ARCHS!r} if none are named, neither here nor in {ARCHS_VARIABLE}",
     )
@@ -226,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(f"{TARGET}: {'compiled' if build(TARGET, CSRC) else 'up to date'}", flush=True)
         target = CUDA_TARGET
-        if archs := chosen_archs(options.cuda):
+        if archs := chosen_archs(options.cuda) or (ARCHS.split(";") if options.cuda == "" else []):
             is_new = build_cuda(archs, CUDA_TARGET, CSRC)
             print(f"{CUDA_TARGET}: {'compiled' if is_new else 'up to date'} for {', '.join(archs)}")
     except BuildError as error:

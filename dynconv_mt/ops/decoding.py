@@ -53,10 +53,10 @@ def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: b
     where shapes do not fit.
     """
     kernel_size = state.buffer.shape[2] + 1
-    if x.dim() != 4 or logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size:
+    if x.dim() == 4 and (logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size):
         expected = f"({', '.join(map(str, x.shape[:3]))}, H·{kernel_size})"
         raise ValueError(f"logits: expected shape {expected} for x {sizes(x)}, found {sizes(logits)}")
-    check_input(x, logits, logits.shape[3] // kernel_size, "logits", state)
+    check_input(x, logits, logits.shape[-1] // kernel_size, "logits", state)
     check_dtype(x, "logits", logits)
     return step("dynamic_conv_step", x, logits, state, softmax)
 

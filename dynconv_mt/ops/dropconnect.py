@@ -63,7 +63,6 @@ def random_bits(shape: Sequence[int], seed: Tensor) -> Tensor:
 def drop_connect_mask(shape: Sequence[int], dropout: float, seed: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the factors (B, T, H, K) = `shape`: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     threshold = math.floor(dropout * 2.0**32) - 2**31
-    is_kept = (
-        random_bits(shape, seed) ^ signed(1 << 31)
-    ) >= threshold  # flipping the top bit: unsigned to signed order
+    bits = random_bits(shape, seed) ^ signed(1 << 31)  # the top bit flipped: unsigned order becomes signed
+    is_kept = bits >= threshold
     return is_kept.to(dtype).mul_(1.0 / (1.0 - dropout))

@@ -20,9 +20,10 @@ a lower instruction set than the processor has.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def load_compiled(folder: Path) -> None:
         try:
             torch.ops.load_library(path)
         except OSError as error:
-            warnings.warn(f"{path} does not load, so the slower reference operators run: {error}", stacklevel=2)
+            reason = error.__cause__ or error  # torch's own error only names the file
+            warnings.warn(f"{path} does not load, so the slower reference operators run: {reason}", stacklevel=2)
 
 
 def backend(device: str | torch.device) -> str:
@@ -172,8 +174,49 @@ def load_chosen(choice: str) -> None:
         raise UserError(f"DYNCONV_MT_CPU={instructions}: expected avx512, avx2 or portable, or nothing")
     if choice != "reference":
         load_compiled(Path(__file__).parent)
-    if choice == "compiled" and backend("cpu") != "compiled":
-        raise ImportError("DYNCONV_MT_OPS=compiled, but there are none: try `python -m dynconv_mt.ops.build`")
+    if choice == "compiled":
+        require_compiled("cpu", "python -m dynconv_mt.ops.build")
+
+
+def require_compiled(device_type: str, command: str) -> None:
+    """Raise UserError, which names the command to build them, where there are no compiled kernels for such devices."""
+    if backend(device_type) != "compiled":
+        raise UserError(f"DYNCONV_MT_OPS=compiled: there are no kernels for device={device_type}; run {command}")
+
+
+def check_device(device: torch.device) -> None:
+    """Raise UserError where the operators would not run on a GPU as they should: its kernels are for other GPUs."""
+    if device.type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    command = f"python -m dynconv_mt.ops.build --cuda {major}{minor}"
+    if os.environ.get("DYNCONV_MT_OPS") == "compiled":
+        require_compiled("cuda", command)
+    archs = compiled_archs() if backend(device) == "compiled" else []
+    if archs and not runs_on(archs, (major, minor)):
+        raise UserError(
+            f"device={device}: is of architecture {major}{minor}, and the compiled kernels are for {', '.join(archs)}; "
+            f"run {command}, or set DYNCONV_MT_OPS=reference"
+        )
+
+
+def compiled_archs() -> list[str]:
+    """Return the architectures, such as 90, that the loaded kernels for GPUs were compiled for."""
+    library = ctypes.CDLL(str(Path(__file__).parent / "_C_cuda.so"))
+    text = (ctypes.c_char * 256).in_dll(library, "dynconv_mt_archs").value.decode()
+    return text.removeprefix("dynconv_mt archs ").split(";")
+
+
+def runs_on(archs: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Return whether kernels compiled for `archs`, with PTX of the last, run on a GPU of a compute capability.
+
+    Machine code runs within its major version, on its minor and later ones; PTX on any later GPU; 90a on 90 alone.
+    """
+    parsed = [(int(arch.rstrip("af")[:-1]), int(arch.rstrip("af")[-1]), arch[-1].isdigit()) for arch in archs]
+    major, minor = capability
+    fits = [(x, y) == capability or (is_plain and x == major and y <= minor) for x, y, is_plain in parsed]
+    x, y, is_plain = parsed[-1]
+    return any(fits) or (is_plain and (x, y) <= capability)
 
 
 for _name in INPUTS:

@@ -106,7 +106,7 @@ def _search(
 def best_candidates(log_probs: Tensor, totals: Tensor, num_candidates: int) -> Candidates:
     """Return the best continuations of slots with `totals` (B', W), given log_probs (B', W, V), which is overwritten.
 
-    Equal candidates come in the order of slots, then of tokens.
+    Equal candidates come in the order of slots, then of tokens; which that equal the last are left out is not said.
     """
     vocab_size = log_probs.shape[-1]
     scores = log_probs.add_(totals[..., None]).flatten(1)  # (B', W·V)

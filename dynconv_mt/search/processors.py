@@ -55,17 +55,19 @@ class ForcedPrefix:
 class NoRepeatedNgrams:
     """A token that would end an n-gram which the hypothesis has already is ruled out. Forced tokens may repeat."""
 
-    def __init__(self, size: int, trellis: Trellis, prefix_length: int) -> None:
-        self.size, self.trellis, self.prefix_length = size, trellis, prefix_length
+    def __init__(self, size: int, trellis: Trellis, prefix: Tensor | None) -> None:
+        self.size, self.trellis, self.prefix = size, trellis, prefix  # (B, P), as for ForcedPrefix
 
     def __call__(self, log_probs: Tensor, step: int, sentences: Tensor) -> None:
         """See StepProcessor."""
-        if step < max(self.size, self.prefix_length):
+        if step < self.size:
             return
         tokens = self.trellis.beam_tokens(sentences)  # (B', W, L), L = step
         ngrams = tokens.unfold(2, self.size, 1)  # (B', W, L - n + 1, n)
         beginning = tokens[..., step - self.size + 1 :]  # (B', W, n - 1), what the next token would complete
         is_repeated = (ngrams[..., :-1] == beginning[:, :, None]).all(dim=-1)
+        if self.prefix is not None and step < self.prefix.shape[1]:
+            is_repeated &= (self.prefix[sentences, step] == PAD)[:, None, None]
         log_probs.scatter_(-1, ngrams[..., -1].masked_fill(~is_repeated, PAD), -math.inf)  # <pad> is ruled out anyway
 
 
@@ -101,8 +103,8 @@ def default_processors(
         positions = torch.arange(prefix.shape[1], device=prefix.device)
         given_end = torch.where(prefix == EOS, positions, limits.max()).amin(dim=1)  # where the prefix has </s>
         shortest = torch.minimum(shortest, given_end)
-        processors.append(ForcedPrefix(prefix.masked_fill(positions >= limits[:, None], PAD)))
+        prefix = prefix.masked_fill(positions >= limits[:, None], PAD)
+        processors.append(ForcedPrefix(prefix))
     if config.no_repeat_ngram:
-        prefix_length = 0 if prefix is None else prefix.shape[1]
-        processors.append(NoRepeatedNgrams(config.no_repeat_ngram, trellis, prefix_length))
+        processors.append(NoRepeatedNgrams(config.no_repeat_ngram, trellis, prefix))
     return [*processors, LengthBounds(shortest, limits)]

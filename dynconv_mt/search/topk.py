@@ -14,9 +14,9 @@ GROUPS = 32
 def topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row of x (R, V), largest first, and their indices, (R, k) each.
 
-    Equal numbers come in the order of their indices. As torch.topk, but on CPU several times faster for large V: the
-    numbers are read once, for the maximum of every column of a (G, M) arrangement, and the k largest numbers can only
-    stand in the k columns with the largest maxima.
+    Equal numbers come in the order of their indices; which that equal the k-th are left out is not said. As torch.topk,
+    but on CPU several times faster for large V: the numbers are read once, for the maximum of every column of a (G, M)
+    arrangement, and the k largest numbers can only stand in the k columns with the largest maxima.
     """
     num_columns = x.shape[1] // GROUPS
     indices = x.topk(k).indices if num_columns < 4 * k else _topk_by_columns(x, k, num_columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +11,11 @@ from dynconv_mt.text.vocab import SPECIAL_PIECES
 
 BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
 MAX_VOCAB_SIZE = 10_000_000
+
+
+def base_language(code: str) -> str:
+    """Return the language of a code such as de, de_AT or zh-Hans: the part of it that rules and tokenisers go by."""
+    return re.split("[-_]", code, maxsplit=1)[0].lower()
 
 
 class Tokenization(StrEnum):

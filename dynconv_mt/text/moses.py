@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from dynconv_mt.text.config import TextConfig, Tokenization
+from dynconv_mt.text.config import TextConfig, Tokenization, base_language
 
 # Emoji made of several characters: flags, keycaps, and pictures with variation selectors, skin tones, tags or joined by
 # zero-width joiners. Moses would set them apart, and with non-printing characters removed they fall to pieces for good.
@@ -30,10 +30,11 @@ class LineTokenizer:
     def __init__(self, lang: str, config: TextConfig) -> None:
         self.lang = lang
         self.config = config
+        self._base = base_language(lang)
         self._is_raw = config.tokenization is Tokenization.moses
-        self._normalize = _normalizer(lang) if self._is_raw and config.normalize_punctuation else None
+        self._normalize = _normalizer(self._base) if self._is_raw and config.normalize_punctuation else None
         self._remove_non_printing = _non_printing_remover() if self._is_raw and config.remove_non_printing else None
-        self._moses = _moses_tokenizer(lang) if self._is_raw else None
+        self._moses = _moses_tokenizer(self._base) if self._is_raw else None
 
     def __reduce__(self) -> tuple[type[LineTokenizer], tuple[str, TextConfig]]:
         return LineTokenizer, (self.lang, self.config)
@@ -56,7 +57,7 @@ class LineTokenizer:
             return tokens
         words = tokens.split()
         try:
-            return str(_moses_detokenizer(self.lang).detokenize(words, unescape=self.config.escape))
+            return str(_moses_detokenizer(self._base).detokenize(words, unescape=self.config.escape))
         except TypeError:  # sacremoses 0.2.0 fails on Czech words such as "je-li"; its general rules do not
             return str(_moses_detokenizer("").detokenize(words, unescape=self.config.escape))
 

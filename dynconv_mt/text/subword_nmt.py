@@ -112,13 +112,9 @@ class Merges:
             if best not in self.ranks:
                 break
             symbols = _join(symbols, best)
-        last = symbols.pop().removesuffix(_END_OF_WORD)
-        return [*(symbol + _CONTINUES for symbol in symbols), last] if last else _continued(symbols)
-
-
-def _continued(symbols: Sequence[str]) -> list[str]:
-    """The pieces where the end of the word has stayed a symbol of its own."""
-    return [*(symbol + _CONTINUES for symbol in symbols[:-1]), symbols[-1]]
+        symbols[-1] = symbols[-1].removesuffix(_END_OF_WORD)
+        *others, last = symbols if symbols[-1] else symbols[:-1]  # where the end has stayed a symbol of its own
+        return [*(symbol + _CONTINUES for symbol in others), last]
 
 
 def _join(symbols: Sequence[str], pair: tuple[str, str]) -> list[str]:

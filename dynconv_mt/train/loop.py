@@ -19,6 +19,7 @@ from dynconv_mt.compute import keep_freed_memory, resolve_compute
 from dynconv_mt.data.loader import Loader, Share, Update
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
+from dynconv_mt.ops import check_device
 from dynconv_mt.train.budget import recall_budget, settle_budget
 from dynconv_mt.train.checkpoint import clean_temporary, newest_sound
 from dynconv_mt.train.clock import Clock, updates_left
@@ -71,6 +72,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
     check_data(config, model, data)
     compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size, width=model.config.dim)
+    check_device(compute.device)
     if compute.device.type == "cpu":
         keep_freed_memory()
     with (

@@ -107,6 +107,9 @@ def test_language_models(tmp_path: Path, dictionaries: Path, capsys: pytest.Capt
         (["checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: no such file"),
         (["bpe_codes=x"], "bpe_codes=x: has an effect together with dict= only"),
         (["dict={dict}", "bpe_codes=nowhere"], "bpe_codes=nowhere: cannot be read"),
+        (["dict={dict}", "src=de"], "de on both sides"),
+        (["dict=nowhere"], "dict=nowhere: no such folder"),
+        (["dict={dict}", "text.aggressive_hyphens=true"], "text.aggressive_hyphens=true: has no effect, since the"),
         (["dict={dict}", "src=fr"], "dict.fr.txt: cannot be read"),
         (["dict={tmp}/silent", "checkpoint={tmp}/silent.pt"], "give src= and tgt="),
         (["dict={tmp}/small"], "has 18 types, the four special ones included, and the model's source vocabulary 20"),
@@ -173,6 +176,19 @@ def test_text_in_pieces_is_taken_as_it_comes(tmp_path: Path, dictionaries: Path)
     assert call("convert", *argv) == 0
     text = load_translator(tmp_path / "one", device="cpu", threads=1).text
     assert text.source_pieces(text.encode_source("a@@ b x@@ &apos;")) == ["a@@", "b", "x@@", "&apos;"]
+
+
+def test_so_is_text_in_pieces_of_sentencepiece(
+    tmp_path: Path, dictionaries: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lang in ("en", "de"):
+        path = dictionaries / f"dict.{lang}.txt"
+        path.write_text(path.read_text().replace("@@ 5", "▁ 5"))
+    argv = [f"checkpoint={save(tmp_path / 'c.pt', Original())}", f"dict={dictionaries}", f"out_dir={tmp_path}/one"]
+    assert call("convert", *argv) == 0
+    assert "text in pieces" in capsys.readouterr().out
+    text = load_translator(tmp_path / "one", device="cpu", threads=1).text
+    assert text.source_pieces(text.encode_source("a▁ b")) == ["a▁", "b"]
 
 
 def test_two_dictionaries_are_none_of_a_model_with_one(

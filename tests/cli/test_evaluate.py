@@ -63,6 +63,9 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
     output = capsys.readouterr()
     assert "tokenised as en" in output.err
     assert "tok:moses-noescape-en" in output.out
+    (files / "b.gz").write_bytes(gzip.compress(SECOND.encode()))
+    assert call("evaluate", argv[0], f"reference={files}/b.gz", *argv[2:]) == 0
+    assert "tokenised as en" in capsys.readouterr().err  # gz is no language
     assert call("evaluate", *argv, "lang=de") == 0
     output = capsys.readouterr()
     assert output.err == ""
@@ -88,6 +91,7 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
         (["train={f}/latin.txt"], "line 2: not UTF-8"),
         (["names=[a,b]"], "names=[a,b]: give 1"),
         (["metrics=[]"], "metrics=[]"),
+        (["metrics=[chrf,chrf]"], "metrics=[chrf,chrf]: give at least one of"),
         (["metrics=[comet]"], "metrics=[comet]: must be a list"),
         (["output={f}/a.txt"], "output={f}/a.txt: another option names this file"),
         (["output={f}/no/scores.json"], "there is no folder {f}/no"),

@@ -54,9 +54,9 @@ def test_talks_lose_their_metadata() -> None:
 def iwslt(tmp_path: Path) -> Path:
     """A release with 100 pairs, four of which are cleaned away."""
     folder = tmp_path / "release"
-    lines = [f"sentence number {i}" for i in range(96)]
     dropped = {"de": ["", "one", "x " * 176, "a b c d"], "en": ["empty", "one two", "x " * 176, "a"]}
     for lang in ("de", "en"):
+        lines = [f"{lang} sentence {i}" for i in range(96)]
         text = "\n".join(["<url>u</url>", *lines[:50], *dropped[lang], *lines[50:], "<keywords>k</keywords>"])
         write(folder / "de-en" / f"train.tags.de-en.{lang}", text)
         for name in iwslt14.TEST:
@@ -68,10 +68,10 @@ def test_iwslt_is_cleaned_before_it_is_split(iwslt: Path, tmp_path: Path) -> Non
     options = iwslt14.prepare(iwslt, tmp_path / "out")
     assert list(as_arguments(options)) == [f"{split}={tmp_path}/out/{split}" for split in ("train", "valid", "test")]
     valid = list(read_lines(tmp_path / "out" / "valid.de"))
-    assert valid == [f"sentence number {i}" for i in (22, 45, 68, 91)]
-    train = list(read_lines(tmp_path / "out" / "train.en"))
-    assert train + valid != train
-    assert sorted(train + valid) == sorted(f"sentence number {i}" for i in range(96))
+    assert valid == [f"de sentence {i}" for i in (22, 45, 68, 91)]
+    assert list(read_lines(tmp_path / "out" / "valid.en")) == [f"en sentence {i}" for i in (22, 45, 68, 91)]
+    train = list(read_lines(tmp_path / "out" / "train.de"))
+    assert sorted(train + valid) == sorted(f"de sentence {i}" for i in range(96))
     test = list(read_lines(tmp_path / "out" / "test.en"))
     assert test[:3] == ["TED.dev2010 en & one's", "TED.dev2010 en two", "TEDX.dev2012 en & one's"]
     assert len(test) == 10

@@ -64,6 +64,21 @@ def test_sentence_scores_are_averaged_over_references(checkpoint: str, monkeypat
     assert score.signature.startswith("nrefs:2|model:wmt22-comet-da/model.ckpt|scale:100|version:")
 
 
+def test_a_checkpoint_may_be_a_link(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Hugging Face's cache, where snapshots link to blobs."""
+    blob = tmp_path / "blobs" / "1234"
+    blob.parent.mkdir()
+    Path(checkpoint).rename(blob)
+    Path(checkpoint).symlink_to(blob)
+    install(monkeypatch, lambda path, local_files_only: FakeModel() if path == checkpoint else None)
+    measure = CometMeasure(checkpoint, SOURCE, REFERENCES)
+    assert "model:wmt22-comet-da/model.ckpt" in measure.score([1.0, 1.0]).signature
+    monkeypatch.chdir(Path(checkpoint).parent)
+    CometMeasure("model.ckpt", SOURCE, REFERENCES)
+    with pytest.raises(UserError, match=r"hparams\.yaml"):
+        CometMeasure(str(blob), SOURCE, REFERENCES)
+
+
 def test_a_model_without_references_gets_none(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(with_reference=False)
     install(monkeypatch, lambda path, local_files_only: model)

@@ -227,6 +227,7 @@ def test_languages_without_blanks_have_tokenisers_of_their_own() -> None:
     )
     (score,) = corpus_scores(hypotheses, [reference], "zh", config)
     assert "tok:zh" in score.signature
+    assert corpus_scores(hypotheses, [reference], "zh_CN", config) == [score]
     assert score.value == sacrebleu.corpus_bleu(hypotheses, [reference], tokenize="zh").score > 50
     if importlib.util.find_spec("MeCab") is None:
         with pytest.raises(UserError, match=r"needs a tokeniser for ja: pip install 'sacrebleu\[ja\]'"):

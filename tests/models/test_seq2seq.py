@@ -20,6 +20,7 @@ from dynconv_mt.models.config import (
     config_from_dict,
     config_to_dict,
 )
+from dynconv_mt.models.init import initialise
 from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
 from dynconv_mt.models.presets import preset, preset_names
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model, new_model
@@ -108,6 +109,10 @@ def test_saved_and_loaded_it_is_the_same(model: Seq2Seq, tmp_path: Path) -> None
 def test_every_weight_is_initialised_and_gets_a_gradient() -> None:
     model = build_model(MIXED)
     assert isinstance(model, Seq2Seq)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    initialise(model)
     model(SRC, LENGTHS, PREV).sum().backward()
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter).all(), name

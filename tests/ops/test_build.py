@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynconv_mt.errors import UserError
 from dynconv_mt.ops import build, library
 
 
@@ -177,8 +178,50 @@ def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     library.load_chosen("reference")
     monkeypatch.setattr(library, "load_compiled", lambda folder: None)
     monkeypatch.setattr(library, "backend", lambda device: "reference")
-    with pytest.raises(ImportError, match=r"python -m dynconv_mt\.ops\.build"):
+    with pytest.raises(UserError, match=r"DYNCONV_MT_OPS=compiled: .* python -m dynconv_mt\.ops\.build"):
         library.load_chosen("compiled")
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "expected"),
+    [
+        (["80", "90"], (8, 0), True),
+        (["80", "90"], (8, 6), True),  # within the major version
+        (["80", "90"], (7, 5), False),
+        (["80", "90"], (12, 0), True),  # by PTX of the last
+        (["90", "80"], (10, 0), True),
+        (["90"], (8, 0), False),
+        (["86"], (8, 0), False),
+        (["90a"], (9, 0), True),
+        (["90a"], (10, 0), False),
+        (["100"], (10, 3), True),
+    ],
+)
+def test_which_gpus_kernels_run_on(archs: list[str], capability: tuple[int, int], expected: bool) -> None:
+    assert library.runs_on(archs, capability) is expected
+
+
+def test_a_gpu_without_kernels_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(library, "backend", lambda device: "compiled")
+    monkeypatch.setattr(library, "compiled_archs", lambda: ["90", "100"])
+    gpu = torch.device("cuda", 1)
+    with pytest.raises(UserError, match=r"device=cuda:1: is of architecture 80, .* for 90, 100; run .* --cuda 80"):
+        library.check_device(gpu)
+    monkeypatch.setattr(library, "compiled_archs", lambda: ["80"])
+    library.check_device(gpu)
+    library.check_device(torch.device("cpu"))
+    monkeypatch.setattr(library, "backend", lambda device: "reference")
+    monkeypatch.delenv("DYNCONV_MT_OPS", raising=False)
+    library.check_device(gpu)
+    monkeypatch.setenv("DYNCONV_MT_OPS", "compiled")
+    with pytest.raises(UserError, match=r"no kernels for device=cuda; run python -m dynconv_mt\.ops\.build --cuda 80"):
+        library.check_device(gpu)
+
+
+def test_a_compiler_of_several_words() -> None:
+    assert build.host_flags(["g++"]) == ["-ccbin=g++"]
+    assert build.host_flags(["/usr/bin/ccache", "g++-13", "-m64"]) == ["-ccbin=g++-13", "-Xcompiler=-m64"]
 
 
 def test_kernels_share_no_code_that_another_machine_could_get(root: Path) -> None:

@@ -25,15 +25,15 @@ def ngrams(tokens: list[int], size: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_ngram_occurs_twice(size: int, seed: int) -> None:
-    model = TableModel(vocab_size=24, seed=seed)
+    model = TableModel(vocab_size=24 if size == 1 else 6, seed=seed)
     free = beam_search([model], SRC, LENGTHS, CONFIG)
     blocked = beam_search([model], SRC, LENGTHS, replace(CONFIG, no_repeat_ngram=size))
     for hypotheses in blocked:
         for hypothesis in hypotheses:
             found = ngrams(hypothesis.tokens[:-1], size)
             assert len(found) == len(set(found))
-    if size == 1:
-        assert any(len(set(h.tokens)) < len(h.tokens) for each in free for h in each), "nothing was there to block"
+    unblocked = [ngrams(hypothesis.tokens[:-1], size) for hypotheses in free for hypothesis in hypotheses]
+    assert any(len(set(found)) < len(found) for found in unblocked), "nothing was there to block"
 
 
 def test_scores_stay_the_model_s_own() -> None:
@@ -47,6 +47,21 @@ def test_a_size_beyond_the_longest_output_blocks_nothing() -> None:
     model = TableModel(vocab_size=24, seed=1)
     blocked = beam_search([model], SRC, LENGTHS, replace(CONFIG, no_repeat_ngram=19))
     assert blocked == beam_search([model], SRC, LENGTHS, CONFIG)
+
+
+def test_what_a_prefix_leaves_free_is_blocked_whatever_the_other_sentences_prefix() -> None:
+    model, config = TableModel(vocab_size=24), replace(CONFIG, no_repeat_ngram=1)
+    prefix = torch.tensor([[7, 7, 7, 7], [8, 1, 1, 1], [1, 9, 1, 9]])  # <pad>: free
+    together = beam_search([model], SRC, LENGTHS, config, prefix)
+    for row, hypotheses in enumerate(together):
+        alone = beam_search([model], SRC[row : row + 1], LENGTHS[row : row + 1], config, prefix[row : row + 1])
+        assert [h.tokens for h in alone[0]] == [h.tokens for h in hypotheses]
+    for hypothesis in together[1]:
+        assert hypothesis.tokens[0] == 8
+        assert len(set(hypothesis.tokens)) == len(hypothesis.tokens)
+    for hypothesis in together[2]:
+        assert hypothesis.tokens[1] == hypothesis.tokens[3] == 9
+        assert 9 not in (hypothesis.tokens[2], *hypothesis.tokens[4:])
 
 
 def test_a_forced_prefix_may_repeat() -> None:
