@@ -139,10 +139,9 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
         check_complete(config)
         model = new_model(config)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
-        if is_out_of_memory(error):
-            raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder / CONFIG}: does not describe a model ({reason}); was it altered?") from None
+        what = "a model that fits in this machine's memory" if is_out_of_memory(error) else "a model"
+        raise UserError(f"{folder / CONFIG}: does not describe {what} ({reason}); was it altered?") from None
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")
     try:

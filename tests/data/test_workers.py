@@ -36,6 +36,12 @@ def sleep(number: int) -> int:
     return number
 
 
+@pytest.fixture(autouse=True)
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spawned process cannot import this file, and an earlier test's thread (tqdm's) would make processes spawn."""
+    monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("fork"))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_order_and_little_is_read_ahead(count: int) -> None:
     taken = 0
