@@ -11,15 +11,16 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+steps="compile tests bench train memory compare"
+for name; do
+    [[ " $steps " == *" $name "* ]] || { echo "$name: no such step; there are $steps" >&2; exit 2; }
+done
+
 mkdir -p "${OUT:=gpu_out}"
 out=$(realpath "$OUT")
 summary=$out/summary.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-steps="compile tests bench train memory compare"
-for name; do
-    [[ " $steps " == *" $name "* ]] || { echo "$name: no such step; there are $steps" >&2; exit 2; }
-done
 wanted=" install ${*:-$steps} "
 failed=0
 
