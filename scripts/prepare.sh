@@ -35,9 +35,9 @@ command -v dc-preprocess >/dev/null || PATH="$bin:$PATH"
 python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the package
 [[ -x $python ]] || python=python3
 
-# a wrong option is said before anything is downloaded
+# what is wrong with an option is said before anything is downloaded; what stands for the corpus here is not looked for
 "$python" -c 'import dynconv_mt' || { echo "prepare_$recipe.sh: $python has no dynconv_mt" >&2; exit 2; }
-dc-preprocess "recipe=$recipe" "$@" --cfg >/dev/null
+dc-preprocess "recipe=$recipe" train=corpus "out_dir=$out" "$@" --cfg >/dev/null
 
 # Get one file, unless it is there already. Nobody publishes its SHA-256, so the first one's is noted, and said.
 # A download gets its name when all else is done: after a Ctrl-C the same command begins with it anew.

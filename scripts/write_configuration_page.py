@@ -19,7 +19,7 @@ INTRODUCTION = """# Configuration
 
 Every option of every command, with its default and unit. This page is written by
 `scripts/write_configuration_page.py` from the dataclasses that hold the options; `--help` prints the same, and
-`--cfg` prints a command's composed options without running it.
+`--cfg` prints a command's composed options without running it, and checks them where none is missing.
 
 Options are given as `name=value`. Lists are written `[a,b]` (in zsh within quotation marks: `'name=[a,b]'`), no value
 is `null`. What is typed wins over the recipe, and the recipe over the defaults below. An unknown name or a value of the
@@ -47,7 +47,7 @@ ARCHITECTURES = """
 
 `model=<mixer>_<size>` of `dc-train` takes one of the mixers {mixers} and one of these sizes.
 `model.*` changes any part. Dropout is that of sub-blocks, of attention and of a convolution's taps. All of a model:
-`dc-train model=NAME data_dir=DATA out_dir=RUN --cfg`.
+`dc-train model=NAME --cfg`.
 
 | size | width / feed-forward | heads | a Transformer's layers | kernel sizes, a layer each | GLU | dropout | tying |
 |---|---|---|---|---|---|---|---|"""

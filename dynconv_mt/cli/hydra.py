@@ -39,13 +39,26 @@ def compose(command: Command, arguments: Arguments) -> Any:
     """
     config = _compose(command, arguments)
     try:
-        missing = OmegaConf.missing_keys(config)
-        if not missing:
+        names = _missing(command, config)
+        if not names:
             _check_finite(config, command)
             return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise _explain(error, command, arguments) from None
-    raise UserError(_describe_missing(command, [name for name in _top_level(command) if name in missing]))
+    raise UserError(_describe_missing(command, names))
+
+
+def is_complete(command: Command, arguments: Arguments) -> bool:
+    """Return whether all options that must be given are."""
+    try:
+        return not _missing(command, _compose(command, arguments))
+    except OmegaConfBaseException as error:
+        raise _explain(error, command, arguments) from None
+
+
+def _missing(command: Command, config: DictConfig) -> list[str]:
+    names = OmegaConf.missing_keys(config)
+    return [name for name in _top_level(command) if name in names]
 
 
 def compose_yaml(command: Command, arguments: Arguments) -> str:

@@ -91,11 +91,14 @@ def _run(command: Command, argv: Sequence[str]) -> int:
     from dynconv_mt.cli import hydra
 
     if "cfg" in arguments.flags:
-        print(hydra.compose_yaml(command, arguments), end="")
-        return DONE
+        print(hydra.compose_yaml(command, arguments), end="", flush=True)
+        if not hydra.is_complete(command, arguments):
+            return DONE
     job = hydra.compose(command, arguments)
     if hasattr(job, "check"):
         job.check()
+    if "cfg" in arguments.flags:
+        return DONE
     if hasattr(job, "check_typed"):
         job.check_typed(arguments.values)
     module: Any = importlib.import_module(f"dynconv_mt.cli.{command.section}")

@@ -114,6 +114,16 @@ def test_help_and_a_wrong_option_import_nothing_slow() -> None:
         assert done.stdout.strip().endswith(ending)
 
 
+def test_composed_options_are_checked_where_none_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["recipe=multi30k", "bpe.vocab_size=100", "--cfg"]
+    assert run(COMMANDS["preprocess"], argv) == 0
+    assert "vocab_size: 100" in capsys.readouterr().out
+    assert run(COMMANDS["preprocess"], [*CORPUS, *argv]) == 2
+    output = capsys.readouterr()
+    assert "vocab_size: 100" in output.out
+    assert "bpe.vocab_size=100: must be at least" in output.err
+
+
 def test_plugins_bring_architectures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
