@@ -102,21 +102,25 @@ def _gpu(typed: str, index: int | None, local_rank: int, local_world_size: int) 
 
 
 def _precision(precision: Precision, device: torch.device, width: int | None) -> Precision:
-    if precision is Precision.fp16 and device.type == "cpu":
-        raise UserError("precision=fp16: is for GPUs; on a CPU give precision=bf16, fp32 or auto")
-    has_fast_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    if precision is Precision.bf16 and device.type == "cpu" and not has_fast_bf16:
-        logger.warning("precision=bf16: this CPU computes bf16 slowly; precision=auto would take fp32, which is faster")
-    if precision is not Precision.auto and device.type == "cpu":
-        return precision
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        if precision is Precision.bf16 and not has_bf16:
-            raise UserError("precision=bf16: this GPU lacks it; give precision=fp16, fp32 or auto")
-        if precision is not Precision.auto:
-            return precision
-        if has_bf16:
-            return Precision.bf16
-        return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32
+        return _gpu_precision(precision, device)
+    if precision is Precision.fp16:
+        raise UserError("precision=fp16: is for GPUs; on a CPU give precision=bf16, fp32 or auto")
+    has_fast_bf16 = torch.cpu._is_avx512_bf16_supported()
+    if precision is Precision.bf16 and not has_fast_bf16:
+        logger.warning("precision=bf16: this CPU computes bf16 slowly; precision=auto would take fp32, which is faster")
+    if precision is not Precision.auto:
+        return precision
     is_narrow = width is not None and width < MIN_BF16_WIDTH
     return Precision.bf16 if has_fast_bf16 and not is_narrow else Precision.fp32
+
+
+def _gpu_precision(precision: Precision, device: torch.device) -> Precision:
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is Precision.bf16 and not has_bf16:
+        raise UserError("precision=bf16: this GPU lacks it; give precision=fp16, fp32 or auto")
+    if precision is not Precision.auto:
+        return precision
+    if has_bf16:
+        return Precision.bf16
+    return Precision.fp16 if torch.cuda.get_device_capability(device) >= (7, 0) else Precision.fp32

@@ -54,6 +54,21 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def flush(path: Path) -> None:
+    """Wait until a file or a folder, its list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and itself, to the disk."""
+    for path in [*files_below(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        flush(path)
+
+
 def copy_folder(source: Path, target: Path, leave_out: Collection[str] = ()) -> None:
     """Copy the files below `source` but for what its entries named in `leave_out` are or hold.
 

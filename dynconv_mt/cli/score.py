@@ -12,7 +12,7 @@ from pathlib import Path
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.files import write_file
-from dynconv_mt.train.step import perplexity
+from dynconv_mt.train.loss import perplexity
 from dynconv_mt.translate import Scored, load_translator
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import beyond_link
+from dynconv_mt.files import beyond_link, flush_folder, writing
 
 _HOST = os.uname().nodename  # on a shared disk, other hosts' processes are not ours to judge
 
@@ -61,8 +61,9 @@ def build_folder(folder: Path, replace: bool = False, option: str = "out_dir=") 
     except OSError as error:
         raise UserError(f"{option}{folder}: cannot be written ({error.strerror}: {error.filename})") from None
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), writing(folder):
             yield partial
+            flush_folder(partial)
             _put_in_place(partial, folder, replace, option)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

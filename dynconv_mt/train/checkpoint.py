@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from dynconv_mt.files import beyond_link, files_below, hash_file, to_json, writing
+from dynconv_mt.files import beyond_link, files_below, flush, flush_folder, hash_file, to_json, writing
 
 MANIFEST = "manifest.json"
 STATE = "state"
@@ -109,7 +109,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, with_manifest: b
         _put_back(replaced)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -168,15 +168,9 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     temporary.write_text(text, encoding="utf-8")
-    _fsync(temporary)
+    flush(temporary)
     os.replace(temporary, path)
-    _fsync(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush every file and folder below `folder`, and itself, to the disk."""
-    for path in [*files_below(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _fsync(path)
+    flush(path.parent)
 
 
 def _write_manifest(folder: Path) -> None:
@@ -185,11 +179,3 @@ def _write_manifest(folder: Path) -> None:
         for path in sorted(files_below(folder))
     }
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -125,9 +125,8 @@ class Trainer:
                 "or remove them to begin anew, or choose another out_dir"
             )
         state = TrainerState() if name is None else read_state(Path(name))
-        self.saver = Saver(
-            self.run_dir, self.step, self.data.text, None if name is None else state
-        )  # as it was written
+        # which takes a copy of what was written, before the state is fitted to the ranks at hand
+        self.saver = Saver(self.run_dir, self.step, self.data.text, None if name is None else state)
         notes += check_resume(state, self.data, self.loader)
         if name is not None:
             restore_step(Path(name), self.step, state)

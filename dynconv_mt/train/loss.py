@@ -5,6 +5,7 @@ Shapes: N tokens (B·T of a batch), V types.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +23,11 @@ class LossSums(NamedTuple):
 
     loss: Tensor  # label-smoothed; carries the gradient
     nll: Tensor  # negative log-likelihood, for the perplexity
+
+
+def perplexity(nll: float) -> float:
+    """Return e^nll, infinite where that is too large for a float."""
+    return math.exp(nll) if nll < 700.0 else math.inf
 
 
 def batch_loss(model: nn.Module, batch: Batch, compute: Compute, epsilon: float, r_drop: float = 0.0) -> LossSums:

@@ -17,7 +17,7 @@ from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train.config import FitConfig
 from dynconv_mt.train.distributed import Ranks
-from dynconv_mt.train.loss import batch_loss
+from dynconv_mt.train.loss import batch_loss, perplexity
 from dynconv_mt.train.memory import Attempt, Part, release, whole_parts
 from dynconv_mt.train.optim import (
     MovingAverage,
@@ -57,11 +57,6 @@ class Sums:
 
 
 NUM_APART = 3  # of the sums: loss, nll and tokens are each rank's own, the others are the same on all
-
-
-def perplexity(nll: float) -> float:
-    """Return e^nll, infinite where that is too large for a float."""
-    return math.exp(nll) if nll < 700.0 else math.inf
 
 
 class UpdateStep:
