@@ -16,7 +16,7 @@ from dynconv_mt.errors import UserError
 
 def beyond_link(path: Path) -> Path:
     """Return what a symbolic link names, and any other path as it is: what a renaming may replace."""
-    return path.resolve() if path.is_symlink() else path
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_file(path: Path, data: bytes | str) -> None:

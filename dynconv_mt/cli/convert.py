@@ -32,7 +32,7 @@ def run(job: ConvertJob) -> int:
     model = build_model(config)
     model.load_state_dict(weights, strict=True)
     out, provenance = Path(job.out_dir), _provenance(path, checkpoint)
-    with build_folder(out, replace=True) as partial:
+    with build_folder(out, replace=job.overwrite) as partial:
         save_model(partial, model, text, provenance)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {count:,} parameters; {_use(job, config, text)}")

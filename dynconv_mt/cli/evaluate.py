@@ -49,7 +49,7 @@ def _check_files(job: EvaluateJob) -> None:
         check_plot(job.plot)
     for name in as_list(job.train):
         if not Path(name).is_file():
-            raise UserError(f"train={name}: no such file")
+            raise UserError(f"train={name}: {'must be a file' if Path(name).exists() else 'no such file'}")
 
 
 def _read(job: EvaluateJob) -> Texts:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dynconv_mt.cli.folders import RawSplit, read_raw_split
 from dynconv_mt.cli.jobs import STDIO, GenerateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.errors import UserError
-from dynconv_mt.evaluate import EvaluateConfig, Score, corpus_scores
+from dynconv_mt.evaluate import EvaluateConfig, corpus_scores
 from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
 from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.files import write_file
@@ -42,9 +43,14 @@ def run(job: GenerateJob) -> int:
     sources, references = _read_texts(job, translator.text)
     scoring = _scoring(job.evaluate, translator.text) if references else None
     hypotheses, details = _translate(translator, sources, with_details=job.details is not None)
-    _write(job, hypotheses, details)
-    if scoring is not None:
-        _report(job, corpus_scores(hypotheses, references, translator.text.tgt, scoring))
+    with ExitStack() as last_first:  # what fails keeps nothing else from being written
+        if job.output is None:  # after all else, since its reader may be gone
+            last_first.callback(sys.stdout.write, _joined(hypotheses))
+        if scoring is not None:
+            last_first.callback(_score, job, hypotheses, references, translator.text.tgt, scoring)
+        for name, lines in ((job.details, details), (job.output, hypotheses)):
+            if name is not None:
+                last_first.callback(write_file, Path(name), _joined(lines))
     return 0
 
 
@@ -87,14 +93,8 @@ def _translate(translator: Translator, sources: Sequence[str], with_details: boo
     return texts, details
 
 
-def _write(job: GenerateJob, hypotheses: Sequence[str], details: Sequence[str]) -> None:
-    if job.details is not None:  # before standard output, whose reader may be gone
-        write_file(Path(job.details), "".join(f"{line}\n" for line in details))
-    text = "".join(f"{hypothesis}\n" for hypothesis in hypotheses)
-    if job.output is not None:
-        write_file(Path(job.output), text)
-    else:
-        sys.stdout.write(text)
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
@@ -110,8 +110,11 @@ def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:
     return replace(evaluate, tokenization=Tokenization.none)
 
 
-def _report(job: GenerateJob, scores: Sequence[Score]) -> None:
-    """Print the scores where they do not mix with translations, and write them as JSON."""
+def _score(
+    job: GenerateJob, hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str, scoring: EvaluateConfig
+) -> None:
+    """Score; write the scores as JSON, and print them where they do not mix with translations."""
+    scores = corpus_scores(hypotheses, references, lang, scoring)
     for score in scores:
         print(score, file=sys.stdout if job.output is not None else sys.stderr)
     if job.scores_json is not None:

@@ -41,7 +41,7 @@ def compose(command: Command, arguments: Arguments) -> Any:
     try:
         names = _missing(command, config)
         if not names:
-            _check_finite(config, command)
+            _check_numbers(config, command)
             return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise _explain(error, command, arguments) from None
@@ -72,18 +72,23 @@ def compose_yaml(command: Command, arguments: Arguments) -> str:
     return OmegaConf.to_yaml(plain)
 
 
-def _check_finite(config: DictConfig, command: Command) -> None:
-    """Raise UserError for an option that is infinite or not a number."""
+def _check_numbers(config: DictConfig, command: Command) -> None:
+    """Raise UserError for an option that is infinite or not a number, or a whole number of more than 64 bits."""
     for name in options_of(command.job):
         value = OmegaConf.select(config, name)
         numbers = value if isinstance(value, ListConfig) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"{name}={value}: must be a finite number")
+        if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
+            raise UserError(f"{name}={value}: must be a number of at most 63 bits")
 
 
 def _compose(command: Command, arguments: Arguments) -> DictConfig:
     check_names(command, arguments.values)
     typed = dict(arguments.values)
+    for option in ("recipe", "model"):
+        if typed.get(option) == "":  # of a shell's variable that is not set, perhaps
+            raise UserError(f"{option}=: must be a name; leave the option out, or name one")
     recipe = typed.pop("recipe", "")
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)

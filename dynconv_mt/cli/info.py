@@ -9,7 +9,7 @@ from typing import Any
 
 from dynconv_mt.cli.jobs import InfoJob
 from dynconv_mt.models.config import Stack, config_from_dict
-from dynconv_mt.models.io import TEXT, open_weights, read_config_file, resolve_model_dir
+from dynconv_mt.models.io import TEXT, open_weights, read_config, read_config_file, resolve_model_dir
 from dynconv_mt.text.pipeline import TextPipeline
 
 
@@ -23,10 +23,10 @@ def run(job: InfoJob) -> int:
 def describe(folder: Path) -> dict[str, Any]:
     """Return what a model directory holds, in JSON values. Raises UserError where a part is missing or altered."""
     content = read_config_file(folder)
-    config_from_dict(content["model"])  # says what is wrong with an architecture that this version cannot build
+    read_config(folder)  # says what is wrong with an architecture that this version cannot build
     return {
         "folder": str(folder),
-        "version": content["version"],
+        "version": content.get("version", "?"),
         "parameters": _count_parameters(folder),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "model": content["model"],
@@ -37,7 +37,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def _count_parameters(folder: Path) -> dict[str, int]:
     """Weights in all and by part of the model; tied ones are stored, and counted, once."""
-    counts: Counter[str] = Counter()
+    counts = Counter({"all": 0})
     with open_weights(folder) as file:
         for name in file.keys():  # noqa: SIM118 (no mapping)
             size = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,14 +70,14 @@ def _check_stdin(options: str, names: Sequence[str | None]) -> None:
 
 def _check_outputs(job: object, options: Sequence[str], inputs: Sequence[str | None]) -> None:
     """Raise UserError where a file would be written over another one of the job's, however its name is spelt."""
-    taken = {Path(name).resolve() for name in inputs if name not in (None, STDIO)}
+    taken = {os.path.realpath(name) for name in inputs if name not in (None, STDIO)}
     for option in options:
         name = getattr(job, option)
         if name in (None, STDIO):
             continue
-        if Path(name).resolve() in taken:
+        if os.path.realpath(name) in taken:
             raise UserError(f"{option}={name}: another option names this file as well; give one of its own")
-        taken.add(Path(name).resolve())
+        taken.add(os.path.realpath(name))
 
 
 @dataclass(kw_only=True)
@@ -103,6 +104,7 @@ class TrainJob(FitConfig):
             raise UserError("model.encoder.layers=0: a language model; dc-train trains translation models only")
         if self.search.nbest != 1:
             raise UserError(f"search.nbest={self.search.nbest}: has no effect here; validation takes the best one")
+        replace(self.model, src_vocab_size=0, tgt_vocab_size=0).check()  # whose sizes the data will tell
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
@@ -113,7 +115,7 @@ class TrainJob(FitConfig):
             _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
         if self.schedule.warmup_updates == 0:
             _refuse_typed(typed, "schedule.warmup_init_lr", "schedule.warmup_updates above 0")
-        if "valid" not in read_manifest(self.data_dir).splits:
+        if Path(self.data_dir).is_dir() and "valid" not in read_manifest(self.data_dir).splits:
             for option in ("validate.", "checkpoint.keep_best"):
                 _refuse_typed(typed, option, "validation data (dc-preprocess valid=)")
 
@@ -160,6 +162,8 @@ class GenerateJob(RuntimeConfig):
         if set(self.evaluate.metrics) <= set(DETOKENIZED):
             for option in ("tokenization", "normalize_punctuation"):
                 _refuse_typed(typed, f"evaluate.{option}", f"evaluate.metrics=[{ScoreKind.tokenized_bleu}] or the like")
+        if self.evaluate.tokenization is Tokenization.none:
+            _refuse_typed(typed, "evaluate.normalize_punctuation", "evaluate.tokenization=moses")
         _check_typed_search(typed, self.search)
 
 

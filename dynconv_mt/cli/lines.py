@@ -10,24 +10,24 @@ from pathlib import Path
 from dynconv_mt.cli.jobs import STDIO
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import beyond_link
-from dynconv_mt.text.corpus import decode_lines, read_lines
+from dynconv_mt.text.corpus import read_lines, read_stream
 
 
 def read_input(option: str, name: str) -> list[str]:
-    """Return the lines of a file, plain or gzip, of a named pipe, or (`-`) of standard input.
+    """Return the lines of a file, a named pipe or (`-`) standard input, plain or gzip.
 
     Raises UserError, naming the option, for a missing or empty one, and naming the line for text that is not UTF-8.
     """
     path = Path(name)
     if name == STDIO:
-        lines = list(decode_lines(sys.stdin.buffer, "standard input"))
+        lines = list(read_stream(sys.stdin.buffer, "standard input"))
     elif path.is_file():
         lines = list(read_lines(path))
     elif path.is_dir():
         raise UserError(f"{option}={name}: is a folder; name a file in it")
     elif path.exists():  # a named pipe, /dev/stdin
         with path.open("rb") as stream:
-            lines = list(decode_lines(stream, name))
+            lines = list(read_stream(stream, name))
     else:
         raise UserError(f"{option}={name}: no such file")
     if not lines:

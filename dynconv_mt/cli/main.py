@@ -39,6 +39,9 @@ def run(command: Command, argv: Sequence[str]) -> int:
     """Run a command and return its exit code; what goes wrong is said on standard error."""
     # threads that wait burn the cores that they wait for: on a shared machine training is five times as slow with them
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the shell has closed it: >&-
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (to the end of the process)
     logging.basicConfig(format=f"{command.name}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     if hasattr(
@@ -97,10 +100,10 @@ def _run(command: Command, argv: Sequence[str]) -> int:
     job = hydra.compose(command, arguments)
     if hasattr(job, "check"):
         job.check()
-    if "cfg" in arguments.flags:
-        return DONE
     if hasattr(job, "check_typed"):
         job.check_typed(arguments.values)
+    if "cfg" in arguments.flags:
+        return DONE
     module: Any = importlib.import_module(f"dynconv_mt.cli.{command.section}")
     return int(module.run(job))
 
@@ -112,6 +115,7 @@ def _fail(name: str, message: str) -> int:
 
 def _complain(name: str, message: str) -> int:
     """Print one paragraph, from one process only of those that torchrun started on this machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    is_alone = os.environ.get("WORLD_SIZE", "") in ("", "1")
+    if is_alone or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{name}: error: {message}", file=sys.stderr)
     return MISTAKE

@@ -14,11 +14,11 @@ from dynconv_mt.cli.jobs import TrainJob
 from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.manifest import Manifest, read_manifest
 from dynconv_mt.data.store import TokenStore
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.models.config import ModelConfig, Tying
-from dynconv_mt.models.seq2seq import Seq2Seq, build_model
+from dynconv_mt.models.seq2seq import Model, Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.train import FitData, fit
@@ -38,7 +38,7 @@ def run(job: TrainJob) -> int:
     validate = BleuValidation(job, text) if job.validate.bleu and data.valid else None
     job = replace(job, model=_with_vocabularies(job.model, text, manifest))
     torch.manual_seed(job.seed)
-    model = build_model(job.model)
+    model = _build(job.model)
     assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
     fit(job, model, data, validate)
     return 0
@@ -67,6 +67,16 @@ def _with_vocabularies(model: ModelConfig, text: TextPipeline, manifest: Manifes
             "model.tying=decoder, or preprocess with bpe.joint=true"
         )
     return replace(model, src_vocab_size=text.src_vocab_size, tgt_vocab_size=text.tgt_vocab_size)
+
+
+def _build(config: ModelConfig) -> Model:
+    """The model. Raises UserError where its sizes are beyond this machine, or beyond any."""
+    try:
+        return build_model(config)
+    except (RuntimeError, OverflowError, MemoryError) as error:  # of torch, whose own messages name no option
+        sizes = f"model.dim={config.dim} model.max_positions={config.max_positions}"
+        what = "does not fit in this machine's memory" if is_out_of_memory(error) else "cannot be built"
+        raise UserError(f"{sizes}: a model of these sizes {what}; choose smaller ones") from None
 
 
 class BleuValidation:

@@ -19,14 +19,16 @@ _HOST = os.uname().nodename  # on a shared disk, other hosts' processes are not 
 
 
 def check_folder(option: str, name: str, *, is_renamed: bool = False) -> None:
-    """Raise UserError where a file stands in the place of the folder that an option names, or of one above it.
+    """Raise UserError where the folder that an option names, or one above it, is a file or a link that leads nowhere.
 
-    `is_renamed`: the folder will be built beside its place, which then may not be a mount point.
+    `is_renamed`: the folder will be built beside its place, which may then be such a link, and no mount point.
     """
     for path in (Path(name), *Path(name).parents):
+        subject = "" if path == Path(name) else f"{path} "
         if path.exists() and not path.is_dir():
-            what = "is a file" if path == Path(name) else f"{path} is a file"
-            raise UserError(f"{option}={name}: {what}; name a folder to make")
+            raise UserError(f"{option}={name}: {subject}is a file; name a folder to make")
+        if path.is_symlink() and not path.exists() and (subject or not is_renamed):
+            raise UserError(f"{option}={name}: {subject}is a link to {os.readlink(path)}, which is not there")
     if is_renamed and os.path.ismount(name):
         raise UserError(f"{option}={name}: is a mount point, which no finished folder can replace; name one within it")
 
@@ -54,7 +56,7 @@ def build_folder(folder: Path, replace: bool = False, option: str = "out_dir=") 
     exists. Where `folder` is a symbolic link, all this happens to what it names. `option` stands before it in errors.
     """
     folder = beyond_link(folder)
-    _remove_stale(folder)
+    clean_stale(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}@{_HOST}")
     try:
         partial.mkdir(parents=True)
@@ -75,14 +77,16 @@ def _put_in_place(partial: Path, folder: Path, replace: bool, option: str) -> No
         os.replace(folder, old)
     try:
         os.replace(partial, folder)  # takes the place of an empty folder, and of nothing else
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C between the two renames too
         if old.exists():
             os.replace(old, folder)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"{option}{folder}: cannot be put in place ({error.strerror}); choose another folder") from None
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_stale(folder: Path) -> None:
+def clean_stale(folder: Path) -> None:
     """Remove what processes of this host that no longer run have left half built; what they had set aside goes back.
 
     A process killed between the two renames of `_put_in_place` leaves the old folder, whole, under its other name. One

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.data.manifest import MANIFEST, Manifest, read_manifest
-from dynconv_mt.data.output import build_folder, check_folder, check_replaceable
+from dynconv_mt.data.output import build_folder, check_folder, check_replaceable, clean_stale
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import beyond_link
 from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig, Tokenization, base_language
 from dynconv_mt.text.corpus import ParallelFile, find_pair
 
@@ -67,6 +68,9 @@ class PreprocessConfig:
             )
         if not self.prefixes("train"):
             raise UserError(f"train={self.train}: must name the training corpus")
+        for split in ("valid", "test"):
+            if getattr(self, split) is not None and not self.prefixes(split):
+                raise UserError(f"{split}={getattr(self, split)}: must name a corpus; leave the option out for none")
         self.text.check()
         self.bpe.check()
         self.clean.check()
@@ -122,6 +126,7 @@ def preprocess(config: PreprocessConfig) -> Summary:
     config.check()
     files = _find_files(config)
     out_dir = Path(config.out_dir)
+    clean_stale(beyond_link(out_dir))  # a folder that a killed process had set aside is there again
     if _is_finished(config, files, out_dir):
         return _summary(out_dir, before=f"{out_dir} holds the result of this very run: nothing to do\n\n")
     from dynconv_mt.data.build import build_data  # not before: --help need not wait for its imports

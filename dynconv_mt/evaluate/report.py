@@ -32,9 +32,10 @@ class Texts:
 
     def empty_lines(self) -> dict[str, list[int]]:
         """Return the numbers, from 1, of lines without words, for each text that has such."""
-        texts = dict(self.systems)
-        texts |= {f"reference {number}": lines for number, lines in enumerate(self.references, start=1)}
+        texts = {f"reference {number}": lines for number, lines in enumerate(self.references, start=1)}
         texts |= {"source": self.source} if self.source is not None else {}
+        systems = {f"system {name}" if name in texts else name: lines for name, lines in self.systems.items()}
+        texts = systems | texts
         found = {
             name: [number for number, line in enumerate(lines, start=1) if not line.strip()]
             for name, lines in texts.items()

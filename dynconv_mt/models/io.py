@@ -6,7 +6,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -120,6 +121,8 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged ({error}); take the model from its source again") from None
     if not isinstance(data, dict) or "model" not in data:
         raise UserError(f"{path}: does not describe a model; {folder} is not a model directory")
+    if not isinstance(data.get("version", ""), str) or not isinstance(data.get("provenance", {}), dict):
+        raise UserError(f"{path}: is damaged (version or provenance); take the model from its source again")
     if data.get("format") != FORMAT:
         raise UserError(
             f"{path}: format {data.get('format')}, and this version reads format {FORMAT}; upgrade dynconv-mt"
@@ -128,20 +131,29 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Return the architecture of a model directory."""
-    return config_from_dict(read_config_file(folder)["model"])
+    """Return the architecture of a model directory. Raises UserError where it is none."""
+    config = config_from_dict(read_config_file(folder)["model"])
+    with _of_config(folder):
+        check_complete(config)
+    return config
+
+
+@contextmanager
+def _of_config(folder: Path) -> Iterator[None]:
+    """Turn what a type or a size that makes no model raises into UserError."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        what = "a model that fits in this machine's memory" if is_out_of_memory(error) else "a model"
+        raise UserError(f"{folder / CONFIG}: does not describe {what} ({reason}); was it altered?") from None
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
     config, path = read_config(folder), folder / WEIGHTS
-    try:
-        check_complete(config)
+    with _of_config(folder):
         model = new_model(config)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a type or size that makes no model
-        reason = str(error).strip().splitlines()[0]
-        what = "a model that fits in this machine's memory" if is_out_of_memory(error) else "a model"
-        raise UserError(f"{folder / CONFIG}: does not describe {what} ({reason}); was it altered?") from None
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")
     try:

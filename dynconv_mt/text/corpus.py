@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,14 +78,28 @@ def read_lines(path: Path) -> Iterator[str]:
 
     Raises UserError naming file and line for text that is not UTF-8, and for a damaged gzip file.
     """
-    number = 0
     with open_text(path) as file:
-        try:
-            for line in decode_lines(file, path):
-                number += 1
-                yield line
-        except _DAMAGE as error:
-            raise _damaged(path, number, error) from None
+        yield from _decode(file, path)
+
+
+def read_stream(stream: IO[bytes], name: str) -> Iterator[str]:
+    """Do as `read_lines` does, for standard input or a pipe."""
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+    try:
+        is_packed = buffered.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+        yield from _decode(cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if is_packed else buffered), name)
+    finally:
+        buffered.detach()  # closing what was opened here is left to whoever opened it
+
+
+def _decode(stream: IO[bytes], name: Path | str) -> Iterator[str]:
+    number = 0
+    try:
+        for line in decode_lines(stream, name):
+            number += 1
+            yield line
+    except _DAMAGE as error:
+        raise _damaged(name, number, error) from None
 
 
 def count_pairs(files: ParallelFile) -> int:
@@ -111,7 +126,7 @@ def _count_lines(path: Path) -> int:
     return number + (last != b"\n")
 
 
-def _damaged(path: Path, number: int, error: Exception) -> UserError:
+def _damaged(path: Path | str, number: int, error: Exception) -> UserError:
     return UserError(f"{path}, after line {number}: damaged gzip file ({error})")
 
 

@@ -20,14 +20,15 @@ from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, best_updates, stop_reason
 
 
-def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
+def average_checkpoints(folders: Sequence[Path], out: Path, *, replace: bool = False) -> None:
     """Write into `out` a model directory whose weights are the mean of those of the model directories `folders`.
 
     Architecture and text pipeline must be the same in all of them. Sums are taken in float64. `out` appears whole or
-    not at all and replaces an older one. Raises UserError where the folders do not fit together.
+    not at all, and takes the place of another folder with `replace` only. Raises UserError where the folders do not fit
+    together.
     """
     fill = _averaging(folders)
-    with build_folder(out, replace=True) as partial:
+    with build_folder(out, replace=replace) as partial:
         fill(partial)
 
 
@@ -87,7 +88,8 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState) -> Sources
     final, metric = config.checkpoint.final, config.validate.metric
     count = config.checkpoint.average if final is Final.average else 1
     if final is Final.best:
-        if not any(metric.value in entry for entry in state.validations):
+        is_finite = any(math.isfinite(entry["loss"]) for entry in state.validations)
+        if state.saved and is_finite and not any(metric.value in entry for entry in state.validations):
             raise UserError(f"validate.metric={metric}: no validation of {run} measured it; choose another")
         candidates = best_updates(state, metric, len(state.validations))
     else:
@@ -142,10 +144,15 @@ def _text_bytes(folder: Path) -> dict[str, bytes]:
 def _mean_weights(folders: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the mean of all floating tensors (others: of the last folder) and the last file's metadata."""
     sums: dict[str, Tensor] = {}
+    shapes: dict[str, torch.Size] = {}
     for folder in folders:
         with open_weights(folder) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        here = {name: tensor.shape for name, tensor in tensors.items()}
+        shapes = shapes or here
+        if here != shapes:
+            raise UserError(f"{folder}: its weights are others than those of {folders[0]}; was one of them altered?")
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + tensor.double()

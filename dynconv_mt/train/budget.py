@@ -38,7 +38,7 @@ ROUND_TO = 64  # tokens
 def recall_budget(config: FitConfig) -> FitConfig:
     """Return `config` with the batch.max_tokens that its run was begun with, where it says auto and goes on."""
     run = Path(config.out_dir)
-    if not config.batch.is_auto or not run.is_dir() or not list_checkpoints(run):
+    if not config.batch.is_auto or not (list_checkpoints(run) or (run / "model").is_dir()):
         return config
     job = read_job(run) or {}
     return with_budget(config, int(job.get("batch", {}).get("max_tokens", AUTO)))

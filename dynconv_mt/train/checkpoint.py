@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from dynconv_mt.errors import UserError
 from dynconv_mt.files import beyond_link, files_below, flush, flush_folder, hash_file, to_json, writing
 
 MANIFEST = "manifest.json"
@@ -42,9 +43,20 @@ def checkpoint_update(folder: Path) -> int:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first, sound or not."""
-    folders = (run / "checkpoints").glob("step_*")
-    return sorted((path for path in folders if _NAME.fullmatch(path.name) and path.is_dir()), key=checkpoint_update)
+    """Return the checkpoints of a run, oldest first, sound or not; UserError where their folder cannot be read.
+
+    A link that leads nowhere counts as well: a disk that is not mounted must not look like a run that never saved.
+    """
+    folder = run / "checkpoints"
+    try:
+        found = [folder / name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+    except FileNotFoundError:
+        if not folder.is_symlink():
+            return []
+        raise UserError(f"out_dir={run}: {folder} is a link to {os.readlink(folder)}, which is not there") from None
+    except OSError as error:
+        raise UserError(f"out_dir={run}: {folder} cannot be read ({error.strerror})") from None
+    return sorted((path for path in found if path.is_dir() or path.is_symlink()), key=checkpoint_update)
 
 
 def newest_sound(run: Path) -> tuple[Path | None, list[str]]:

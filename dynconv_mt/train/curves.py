@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from dynconv_mt.files import write_file
 from dynconv_mt.train.report import METRICS, read_metrics
 
 CURVES = "curves.png"
@@ -26,7 +28,9 @@ def draw_curves(run: Path) -> Path | None:
     name, kind = ("bleu", "valid") if any("bleu" in record for record in records) else ("lr", "train")
     other.plot(*_series(records, kind, name), marker="." if kind == "valid" else "")
     other.set(xlabel="updates", ylabel={"bleu": "validation BLEU", "lr": "learning rate"}[name])
-    figure.savefig(run / CURVES, dpi=120)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_file(run / CURVES, picture.getvalue())
     return run / CURVES
 
 

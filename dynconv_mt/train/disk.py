@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dynconv_mt.errors import SystemFailure
+from dynconv_mt.errors import SystemFailure, UserError
 from dynconv_mt.train.checkpoint import newest_sound
 
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -29,7 +29,10 @@ def disk_failures(run: Path) -> Iterator[None]:
 
 def _describe(run: Path, error: OSError) -> str:
     free = shutil.disk_usage(next(path for path in (run, *run.absolute().parents) if path.exists())).free
-    sound, _ = newest_sound(run)
+    try:
+        sound, _ = newest_sound(run)
+    except UserError as trouble:
+        return f"{error.filename or run}: {error.strerror}. Training has stopped, and {trouble}"
     kept = f"{sound} is whole, and" if sound else "There is no checkpoint yet;"
     return (
         f"{error.filename or run}: {error.strerror}; {free / 1e6:,.1f} MB are free there. Training has stopped. {kept} "

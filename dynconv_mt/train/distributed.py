@@ -45,11 +45,17 @@ class Ranks:
     @classmethod
     def from_environment(cls) -> Ranks:
         """Read what torchrun sets; one rank where it set nothing. Raises UserError for what is half set."""
-        names = {"rank": "RANK", "world_size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
-        values: dict[str, Any] = {name: int(os.environ[key]) for name, key in names.items() if key in os.environ}
-        ranks = cls(**values, local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", values.get("world_size", 1))))
-        if ranks.world_size > 1 and (missing := [name for name in ("RANK", *ADDRESS) if name not in os.environ]):
-            raise UserError(f"WORLD_SIZE={ranks.world_size}: needs {missing[0]} beside it; torchrun sets them all")
+        world_size = _variable("WORLD_SIZE", 1)
+        local_world_size = _variable("LOCAL_WORLD_SIZE", world_size)
+        if world_size > 1 and (missing := [name for name in ("RANK", *ADDRESS) if not os.environ.get(name)]):
+            raise UserError(f"WORLD_SIZE={world_size}: needs {missing[0]} beside it; torchrun sets them all")
+        ranks = cls(_variable("RANK", 0), world_size, _variable("LOCAL_RANK", 0), local_world_size)
+        for name, rank, size in (
+            ("RANK", ranks.rank, world_size),
+            ("LOCAL_RANK", ranks.local_rank, local_world_size),
+        ):
+            if rank >= size:
+                raise UserError(f"{name}={rank}: must be below {size}, the number of processes; torchrun sets both")
         return ranks
 
     @property
@@ -95,6 +101,16 @@ class Ranks:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.max(0)
+
+
+def _variable(name: str, default: int) -> int:
+    """Return the number in one of torchrun's environment variables, `default` where it is not set or empty."""
+    value = os.environ.get(name, "")
+    if not value:
+        return default
+    if not value.isascii() or not value.isdecimal():
+        raise UserError(f"{name}={value}: must be a whole number, as torchrun sets it; unset it for a single process")
+    return int(value)
 
 
 @contextmanager

@@ -81,10 +81,14 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         process_group(ranks, compute, interrupt) as ranks,
         locked(run) if ranks.is_main else nullcontext(),
     ):
+        left = clean_temporary(run) if ranks.is_main else []
+        ranks.barrier()
+        config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
+        check_run_folder(config)
         model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
         step = UpdateStep(model, config, compute, ranks)
-        trainer = Trainer(config, step, data, validate, interrupt)
+        trainer = Trainer(config, step, data, validate, interrupt, left)
         with closing(trainer.reporter), closing(trainer.saver):
             return trainer.run()
 
@@ -101,9 +105,15 @@ class Trainer:
     """The loop and all that it holds together."""
 
     def __init__(
-        self, config: FitConfig, step: UpdateStep, data: FitData, validate: Validate | None, interrupt: Interrupt
+        self,
+        config: FitConfig,
+        step: UpdateStep,
+        data: FitData,
+        validate: Validate | None,
+        interrupt: Interrupt,
+        left: list[str],
     ) -> None:
-        """Begin a run, or take it up from its newest sound checkpoint."""
+        """Begin a run, or take it up from its newest sound checkpoint. `left`: what was cleaned out of its folder."""
         self.config, self.step, self.data, self.validate, self.interrupt = config, step, data, validate, interrupt
         self.ranks, self.run_dir = step.ranks, Path(config.out_dir)
         share = Share(config.train.micro_batches(self.ranks.world_size), self.ranks.world_size, self.ranks.rank)
@@ -112,6 +122,7 @@ class Trainer:
         longest = max_positions(step.module)
         self.valid = validation_loader(data.valid, config.batch, self.ranks, longest) if data.valid else None
         notes = list(describe(step.module, data, self.loader, step.compute, self.ranks))
+        notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
         self.state = self._resume(notes)
         self.reporter = self._open_reporter(notes) if self.ranks.is_main else Reporter()
         self.clock = Clock(self.state)
@@ -137,8 +148,6 @@ class Trainer:
 
     def _find_checkpoint(self, notes: list[str]) -> tuple[str | None, str | None]:
         """Return the newest sound checkpoint or, where there are others only, what is wrong with the newest of them."""
-        left = clean_temporary(self.run_dir)
-        notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
         folder, complaints = newest_sound(self.run_dir)
         notes += [f"warning: passed over a damaged checkpoint: {complaint}" for complaint in complaints]
         if folder is None:
@@ -290,6 +299,7 @@ class Trainer:
             with self.clock.pause():
                 self.reporter.flush()
                 self.saver.save(state)
+                self.ranks.barrier()  # a slow disk may keep rank 0 for longer than gradients are waited for
 
     def _interrupted(self, stop: Stop) -> FitResult:
         place = f"saved after update {self.state.update:,}" if self.state.update else "stopped before the first update"

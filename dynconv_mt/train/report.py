@@ -8,7 +8,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -78,7 +79,10 @@ def _line(record: Record) -> str:
 
 
 class Progress:
-    """A live bar where stderr is a terminal, else a line now and then."""
+    """A live bar where stderr is a terminal, else a line now and then.
+
+    A terminal or a pager that is closed ends no training: from then on nothing is shown.
+    """
 
     def __init__(self, update: int, total: int | None) -> None:
         """`total`: updates that the limits allow, None where only time or patience ends training."""
@@ -96,7 +100,8 @@ class Progress:
     def tick(self) -> None:
         """Count one update."""
         if self._bar is not None:
-            self._bar.update()
+            with _unless_closed():
+                self._bar.update()
 
     def show(self, record: Record, seconds_left: float) -> None:
         """Show the numbers of a "train" record, and the time that is left."""
@@ -106,21 +111,33 @@ class Progress:
             f"  {record['tokens_per_second']:,.0f} tokens/s  left {format_seconds(seconds_left)}"
         )
         if self._bar is not None:
-            self._bar.set_postfix_str(numbers)
+            with _unless_closed():
+                self._bar.set_postfix_str(numbers)
         else:
             self.say(f"update {record['update']}  epoch {record['epoch']:.2f}  {numbers}")
 
     def say(self, text: str) -> None:
         """Print a line to stderr, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with _unless_closed():
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
-            self._bar.close()
+            with _unless_closed():
+                self._bar.close()
+
+
+@contextmanager
+def _unless_closed() -> Iterator[None]:
+    """Let standard error fall silent where nobody reads it any more."""
+    try:
+        yield
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
 
 
 def _is_terminal() -> bool:

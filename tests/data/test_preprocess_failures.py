@@ -210,7 +210,7 @@ def test_signals_leave_nothing_behind(config: PreprocessConfig, number: signal.S
         assert process.returncode == (143 if number is signal.SIGTERM else -signal.SIGINT)
         assert ("KeyboardInterrupt" in errors) == (number is signal.SIGINT)
     assert not Path(config.out_dir).exists()
-    output._remove_stale(Path(config.out_dir))
+    output.clean_stale(Path(config.out_dir))
     assert nothing_left(config)
 
 
