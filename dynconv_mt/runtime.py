@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Arithmetic of matrix products. auto: bf16 where the device is fast in it, else fp16 on a GPU, fp32 on a CPU."""
+    """Arithmetic of matrix products. auto: bf16 where fast (a CPU: from width 128 on), else fp16, or fp32 on a CPU."""
 
     auto = "auto"
     fp32 = "fp32"

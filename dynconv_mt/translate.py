@@ -1,4 +1,7 @@
-"""From lines of text to their translations: the one path that generating, interactive use and validation share."""
+"""From lines of text to their translations: the one path that generating, interactive use and validation share.
+
+Shapes: B sentences, T positions, </s> included.
+"""
 
 from __future__ import annotations
 

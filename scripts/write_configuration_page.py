@@ -30,7 +30,7 @@ wrong kind ends the command with exit code 2 and says what was expected.
 | variable | meaning |
 |---|---|
 | `DYNCONV_MT_OPS` | `reference`: plain torch instead of compiled kernels; `compiled`: an error where there are none |
-| `DYNCONV_MT_CPU` | `avx2` or `portable`: a lower instruction set than the processor has |
+| `DYNCONV_MT_CPU` | `avx512`, `avx2` or `portable`: the instruction set, instead of the processor's highest |
 | `DYNCONV_MT_PLUGINS` | `module[,module]` to import, which register mixers and architectures |
 | `DYNCONV_MT_CUDA_ARCHS` | when building: GPU architectures to compile for, such as `80;90` |
 | `CXX`, `NVCC`, `CXXFLAGS`, `NVCCFLAGS`, `LDFLAGS` | when building: compilers and their options |"""

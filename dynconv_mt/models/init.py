@@ -1,4 +1,7 @@
-"""How weights begin: one function for all of them."""
+"""How weights begin: one function for all of them.
+
+Shapes: H heads, K taps, C channels of a convolution, D width of the model.
+"""
 
 from __future__ import annotations
 

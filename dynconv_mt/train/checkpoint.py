@@ -146,14 +146,16 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def clean_temporary(run: Path) -> list[str]:
-    """Remove what an interrupted save or removal left in a run folder; return the names.
-
-    A folder that was set aside for another which did not come to be gets its name back.
-    """
+def put_all_back(run: Path) -> None:
+    """Give folders of a run that were set aside for others which did not come to be their names back."""
     for parent in (run, run / "checkpoints"):
         for replaced in parent.glob(f"{_REPLACED}*"):
             _put_back(replaced)
+
+
+def clean_temporary(run: Path) -> list[str]:
+    """Do as `put_all_back`, and remove what an interrupted save or removal left in a run folder; return the names."""
+    put_all_back(run)
     left = [path for parent in (run, run / "checkpoints") for path in parent.glob(f"{_TEMPORARY}*")]
     for path in left:
         if path.is_dir() and not path.is_symlink():

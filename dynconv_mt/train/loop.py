@@ -21,7 +21,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import check_device
 from dynconv_mt.train.budget import recall_budget, settle_budget
-from dynconv_mt.train.checkpoint import clean_temporary, newest_sound
+from dynconv_mt.train.checkpoint import clean_temporary, newest_sound, put_all_back
 from dynconv_mt.train.clock import Clock, updates_left
 from dynconv_mt.train.config import FitConfig
 from dynconv_mt.train.curves import draw_curves
@@ -81,14 +81,15 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         process_group(ranks, compute, interrupt) as ranks,
         locked(run) if ranks.is_main else nullcontext(),
     ):
-        left = clean_temporary(run) if ranks.is_main else []
+        if ranks.is_main:
+            put_all_back(run)
         ranks.barrier()
         config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
         check_run_folder(config)
         model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
         step = UpdateStep(model, config, compute, ranks)
-        trainer = Trainer(config, step, data, validate, interrupt, left)
+        trainer = Trainer(config, step, data, validate, interrupt)
         with closing(trainer.reporter), closing(trainer.saver):
             return trainer.run()
 
@@ -105,15 +106,9 @@ class Trainer:
     """The loop and all that it holds together."""
 
     def __init__(
-        self,
-        config: FitConfig,
-        step: UpdateStep,
-        data: FitData,
-        validate: Validate | None,
-        interrupt: Interrupt,
-        left: list[str],
+        self, config: FitConfig, step: UpdateStep, data: FitData, validate: Validate | None, interrupt: Interrupt
     ) -> None:
-        """Begin a run, or take it up from its newest sound checkpoint. `left`: what was cleaned out of its folder."""
+        """Begin a run, or take it up from its newest sound checkpoint."""
         self.config, self.step, self.data, self.validate, self.interrupt = config, step, data, validate, interrupt
         self.ranks, self.run_dir = step.ranks, Path(config.out_dir)
         share = Share(config.train.micro_batches(self.ranks.world_size), self.ranks.world_size, self.ranks.rank)
@@ -122,7 +117,6 @@ class Trainer:
         longest = max_positions(step.module)
         self.valid = validation_loader(data.valid, config.batch, self.ranks, longest) if data.valid else None
         notes = list(describe(step.module, data, self.loader, step.compute, self.ranks))
-        notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
         self.state = self._resume(notes)
         self.reporter = self._open_reporter(notes) if self.ranks.is_main else Reporter()
         self.clock = Clock(self.state)
@@ -148,6 +142,8 @@ class Trainer:
 
     def _find_checkpoint(self, notes: list[str]) -> tuple[str | None, str | None]:
         """Return the newest sound checkpoint or, where there are others only, what is wrong with the newest of them."""
+        left = clean_temporary(self.run_dir)
+        notes += [f"removed what an interrupted save had left: {', '.join(left)}"] if left else []
         folder, complaints = newest_sound(self.run_dir)
         notes += [f"warning: passed over a damaged checkpoint: {complaint}" for complaint in complaints]
         if folder is None:

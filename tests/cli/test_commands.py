@@ -55,6 +55,7 @@ def test_a_finished_run_is_left_alone(trained: Path, data: Path, capsys: pytest.
         (["device=cuda:99"], "device=cuda:99"),
         (["search.nbest=2", "search.beam=2"], "search.nbest=2"),
         (["train.max_updates=0"], "training has no end"),
+        (["model.dim=10000000000000000"], "model.dim=10000000000000000 model.max_positions=1024: a model of these"),
     ],
 )
 def test_bad_training_options_leave_nothing(
@@ -182,6 +183,13 @@ def test_scores_have_signatures(
         (["input={corpus}/test.en", "output={corpus}"], "is a folder"),
         (["input={corpus}/test.en", "output={corpus}/./test.en"], "another option names this file"),
         (["input={corpus}/test.en", "details=-"], "details=-: name a file"),
+        (
+            [
+                *("input={corpus}/test.en", "reference={corpus}/test.de", "evaluate.metrics=[tokenized_bleu]"),
+                *("evaluate.tokenization=none", "evaluate.normalize_punctuation=true"),
+            ],
+            "evaluate.normalize_punctuation=true: has an effect together with evaluate.tokenization=moses",
+        ),
         (["input=-", "reference=-"], "only one file can be -"),
         (["input={corpus}/test.en", "output=nowhere/out"], "there is no folder nowhere"),
         (["input={corpus}/test.en", "batch.rows_multiple=8"], "batch.rows_multiple=8"),
@@ -370,3 +378,25 @@ def test_steps_that_are_left_out_may_not_be_asked_for(
     arguments = [f"train={corpus}/train", "src=en", "tgt=de", f"out_dir={tmp_path}/DATA", "text.tokenization=none"]
     assert call("preprocess", *arguments, f"text.{name}=true") == 2
     assert f"text.{name}=true: has an effect together with text.tokenization=moses only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (b"", "train.de: is empty"),
+        (b"x\n" * 2, "train.en has 3 lines and {folder}/train.de has 2"),
+        (b"x\n\xff\nx\n", "train.de, line 2: not UTF-8"),
+        (None, "train={folder}/train: neither {folder}/train.de nor {folder}/train.de.gz is a file"),
+    ],
+)
+def test_bad_corpora_are_refused(
+    target: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.en").write_bytes(b"a b\n" * 3)
+    if target is not None:
+        (tmp_path / "train.de").write_bytes(target)
+    out = tmp_path / "data"
+    assert call("preprocess", "src=en", "tgt=de", f"train={tmp_path}/train", f"out_dir={out}", "workers=1") == 2
+    err = capsys.readouterr().err
+    assert words.format(folder=tmp_path) in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("data*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from payload import pickled
+from safetensors.torch import save_file
 
 from .conftest import call
 
@@ -114,3 +115,25 @@ def test_nothing_is_unpickled(
     (model / name).write_bytes(pickled(marker))
     check_refused(model, source, capsys)
     assert not marker.exists()
+
+
+def test_what_an_altered_config_says_of_its_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """dc-info needs no version; what is no version, provenance or architecture is named."""
+    config = model / CONFIG
+    sound = json.loads(config.read_text())
+    config.write_text(json.dumps({name: value for name, value in sound.items() if name != "version"}))
+    assert call("info", f"model_dir={model}") == 0
+    assert "written by dynconv_mt ?" in capsys.readouterr().out
+    layers = sound["model"] | {
+        "encoder": sound["model"]["encoder"] | {"mixer": {"type": "light_conv", "kernel_sizes": 3}}
+    }
+    changes: list[dict[str, object]] = [{"version": 3}, {"provenance": []}, {"model": layers}]
+    for altered in changes:
+        config.write_text(json.dumps(sound | altered))
+        assert call("info", f"model_dir={model}") == 2
+        err = capsys.readouterr().err
+        assert "config.json: " in err and err.count("\n") == 1
+    config.write_text(json.dumps(sound))
+    save_file({}, model / WEIGHTS)
+    assert call("info", f"model_dir={model}") == 0
+    assert ": 0 parameters" in capsys.readouterr().out

@@ -122,6 +122,12 @@ def test_composed_options_are_checked_where_none_is_missing(capsys: pytest.Captu
     output = capsys.readouterr()
     assert "vocab_size: 100" in output.out
     assert "bpe.vocab_size=100: must be at least" in output.err
+    argv = ["text.tokenization=none", "text.normalize_punctuation=true", "--cfg"]
+    assert run(COMMANDS["preprocess"], [*CORPUS, *argv]) == 2
+    assert "text.normalize_punctuation=true: has an effect" in capsys.readouterr().err
+    argv = ["recipe=toy", "data_dir=none", "out_dir=none", "model.encoder.mixer.heads=5", "--cfg"]
+    assert run(COMMANDS["train"], argv) == 2
+    assert "model.encoder.mixer.heads=5: must" in capsys.readouterr().err
 
 
 def test_plugins_bring_architectures(

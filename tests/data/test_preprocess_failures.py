@@ -58,6 +58,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"bpe": BpeConfig(vocab_size=5001, joint=False)}, r"bpe\.vocab_size=5001: .* the source side \(en\)"),
     ({"clean": CleanConfig(max_length=2)}, r"train=\S+: cleaning drops all 900 pairs \(too_long 900\)"),
     ({"clean": CleanConfig(max_length=2, after_bpe=True)}, r"cleaning drops all 900 pairs \(too_long 900\)"),
+    ({"valid": ""}, "valid=: must name a corpus; leave the option out"),
+    ({"test": []}, r"test=\[\]: must name a corpus"),
     ({"valid": "/no/such"}, r"valid=/no/such: neither /no/such\.en nor /no/such\.en\.gz"),
 ]
 
@@ -107,6 +109,32 @@ def test_a_failed_replacement_leaves_the_old_data(config: PreprocessConfig, monk
     with pytest.raises(UserError):
         preprocess(replace(config, overwrite=True, bpe=BpeConfig(vocab_size=9000)))
     assert {path: path.read_bytes() for path in Path(config.out_dir).rglob("*") if path.is_file()} == before
+
+
+def test_ctrl_c_between_the_two_renames_leaves_the_old_data(
+    config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess(config)
+    rename, made = os.replace, Path(config.out_dir)
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target) == made and not Path(source).name.endswith("-old"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(replace(config, overwrite=True))
+    assert (made / "data.json").is_file()
+    assert not list(made.parent.glob("*partial*"))
+
+
+def test_what_a_killed_replacement_had_set_aside_is_found_before_the_work(config: PreprocessConfig) -> None:
+    summary = preprocess(config)
+    made = Path(config.out_dir)
+    made.rename(made.with_name(f"data.partial-999999999@{os.uname().nodename}-old"))
+    assert "nothing to do" in preprocess(config).text
+    assert summary.stats == preprocess(config).stats
 
 
 def test_what_else_lies_in_the_folder_is_never_replaced(config: PreprocessConfig) -> None:

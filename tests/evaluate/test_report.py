@@ -127,3 +127,8 @@ def test_options_that_cannot_be(config: ReportConfig, words: str) -> None:
 def test_each_score_once(metrics: list[ScoreKind]) -> None:
     with pytest.raises(UserError, match=r"metrics=\["):
         ReportConfig(metrics=metrics)
+
+
+def test_a_system_may_be_called_source() -> None:
+    texts = Texts({"source": SYSTEMS["first"], "b": SYSTEMS["second"]}, [REFERENCE], "en", SOURCE)
+    assert texts.empty_lines() == {"system source": [3], "source": [4]}

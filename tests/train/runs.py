@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig
 from dynconv_mt.train.checkpoint import list_checkpoints
 from dynconv_mt.train.report import read_metrics
+from dynconv_mt.train.step import UpdateStep
 
 NewModel = Callable[..., Seq2Seq]
 NewJob = Callable[..., FitConfig]
@@ -34,3 +36,19 @@ def metrics(run: str | Path) -> list[dict[str, Any]]:
 def names(run: str | Path) -> list[str]:
     """The names of the checkpoints, oldest first."""
     return [folder.name for folder in list_checkpoints(Path(run))]
+
+
+class Crash(Exception):
+    """Stands for a process that dies."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    """Let update number `update` die in the middle of a run."""
+    make = UpdateStep.__call__
+
+    def crash(self: UpdateStep, number: int, *rest: Any) -> None:
+        if number == update:
+            raise Crash
+        make(self, number, *rest)
+
+    monkeypatch.setattr(UpdateStep, "__call__", crash)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dynconv_mt.errors import UserError
@@ -49,6 +49,27 @@ def test_unlike_models_are_refused(tmp_path: Path, new_model: Callable[..., Seq2
     with pytest.raises(UserError, match="another architecture"):
         average_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_weights_of_other_shapes_are_refused(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    folders = [save(tmp_path / name, new_model(), 1.0) for name in ("a", "b")]
+    weights = load_file(folders[1] / "model.safetensors")
+    name = sorted(weights)[0]
+    for altered in ({**weights, name: weights[name][:1].clone()}, {k: v for k, v in weights.items() if k != name}):
+        save_file(altered, folders[1] / "model.safetensors")
+        with pytest.raises(UserError, match=r"b: its weights are others than those of .*a; was one of them altered"):
+            average_checkpoints(folders, tmp_path / "mean")
+
+
+def test_what_stands_in_its_place_is_left(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    save_model(tmp_path / "one", new_model())
+    (tmp_path / "mean").mkdir()
+    (tmp_path / "mean" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="cannot be put in place"):
+        average_checkpoints([tmp_path / "one"], tmp_path / "mean")
+    assert (tmp_path / "mean" / "notes.txt").read_text() == "mine"
+    average_checkpoints([tmp_path / "one"], tmp_path / "mean", replace=True)
+    assert load_model(tmp_path / "mean")
 
 
 def test_run_ends_with_the_average(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,8 @@ def test_a_run_keeps_the_number(
     assert json.loads(config.read_text())["job"]["batch"]["max_tokens"] == 128
     assert fit(new_job(batch__max_tokens=AUTO, train__max_updates=12), new_model(), data).update == 12
     assert fit(new_job(batch__max_tokens=128, train__max_updates=18), new_model(), data).update == 18
+    shutil.rmtree(Path(job.out_dir) / "checkpoints")  # finished, and kept for its model alone
+    assert fit(new_job(batch__max_tokens=AUTO, train__max_updates=18), new_model(), data).update == 18
     assert json.loads(config.read_text())["job"]["batch"]["max_tokens"] == 128
 
 

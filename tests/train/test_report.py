@@ -1,5 +1,8 @@
 """What is seen of a run while it trains."""
 
+import errno
+import io
+
 import pytest
 
 from dynconv_mt.train import report
@@ -36,3 +39,22 @@ def test_progress_shows_all_numbers(
     assert ("update 3  epoch 0.50" in shown) is not is_terminal
     assert "\na checkpoint was saved\n" in shown.replace("\r", "\n")
     assert ("\r" in shown) is is_terminal
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_that_is_closed_ends_nothing(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_is_terminal", lambda: is_terminal)
+    progress = report.Progress(2, 10)
+    monkeypatch.setattr("sys.stderr", Gone())
+    progress.say("a checkpoint was saved")
+    progress.tick()
+    progress.show(RECORD, 60.0)
+    progress.say("another one was saved")
+    progress.close()
