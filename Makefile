@@ -22,7 +22,8 @@ help:
 	@echo "make format    let ruff format and mend what it can"
 	@echo "make wheel     a wheel in dist/"
 	@echo "make clean     remove what was built (distclean: $(VENV) as well)"
-	@echo "Variables: TORCH='torch==X.Y.Z --index-url URL' (another build), VENV=FOLDER, PYTHON=python3.12, PYTEST_ARGS='-k beam'"
+	@echo "Variables: TORCH='torch==X.Y.Z --index-url URL' (another build; on every call, or exported), VENV=FOLDER,"
+	@echo "PYTHON=python3.12, PYTEST_ARGS='-k beam'"
 
 install: $(STAMP)
 
@@ -66,6 +67,8 @@ print-torch:
 	@echo '$(TORCH)'
 
 clean:
+	rm -rf dynconv_mt/ops/_C*.so dynconv_mt/ops/.build-*
+	rm -f $(STAMP)
 	rm -rf build dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean

@@ -45,7 +45,8 @@ MIXERS = ("transformer", "lightconv", "dynamicconv")
 ARCHITECTURES = """
 ## Architectures
 
-`model=<mixer>_<size>` of `dc-train` takes one of the mixers {mixers} and one of these sizes.
+`model=<mixer>_<size>` of `dc-train`, to be given unless a recipe names one, takes one of the mixers {mixers}
+and one of these sizes.
 `model.*` changes any part. Dropout is that of sub-blocks, of attention and of a convolution's taps. All of a model:
 `dc-train model=NAME --cfg`.
 

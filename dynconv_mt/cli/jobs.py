@@ -91,7 +91,7 @@ class PreprocessJob(PreprocessConfig):
 
 @dataclass(kw_only=True)
 class TrainJob(FitConfig):
-    """Train a model on a data folder."""
+    """Train a model, that of model= or of the recipe, on a data folder, up to the first limit that train.* names."""
 
     data_dir: str  # folder that dc-preprocess made
     model: ModelConfig

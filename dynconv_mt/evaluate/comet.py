@@ -79,8 +79,8 @@ def check_comet(checkpoint: str, has_source: bool) -> None:
     typed = f"comet_model={checkpoint}"
     if importlib.util.find_spec("comet") is None:
         raise UserError(
-            f"{typed}: COMET needs the package unbabel-comet (pip install 'dynconv-mt[comet]'), a checkpoint that lies "
-            "on this machine, and source=FILE"
+            f"{typed}: COMET needs the package unbabel-comet (pip install unbabel-comet; see docs/evaluation.md), a "
+            "checkpoint that lies on this machine, and source=FILE"
         )
     if not has_source:
         raise UserError(f"{typed}: COMET reads the source as well; give source=FILE")

@@ -175,7 +175,15 @@ def load_chosen(choice: str) -> None:
     if choice != "reference":
         load_compiled(Path(__file__).parent)
     if choice == "compiled":
-        require_compiled("cpu", "python -m dynconv_mt.ops.build")
+        require_compiled("cpu", build_command())
+
+
+def build_command(arch: str = "") -> str:
+    """Return the command that compiles the kernels, those for GPUs of an architecture where one is named."""
+    if (Path(__file__).parents[2] / "csrc").is_dir():
+        return "python -m dynconv_mt.ops.build" + (f" --cuda {arch}" if arch else "")
+    variable = f"DYNCONV_MT_CUDA_ARCHS={arch} " if arch else ""
+    return f"{variable}pip install --no-build-isolation . in a checkout, outside of which the package is installed"
 
 
 def require_compiled(device_type: str, command: str) -> None:
@@ -189,7 +197,7 @@ def check_device(device: torch.device) -> None:
     if device.type != "cuda":
         return
     major, minor = torch.cuda.get_device_capability(device)
-    command = f"python -m dynconv_mt.ops.build --cuda {major}{minor}"
+    command = build_command(f"{major}{minor}")
     if os.environ.get("DYNCONV_MT_OPS") == "compiled":
         require_compiled("cuda", command)
     archs = compiled_archs() if backend(device) == "compiled" else []

@@ -23,7 +23,7 @@ class SearchConfig:
     temperature: float = 1.0  # logits are divided by it; above 1 flattens the distribution
     unk_penalty: float = 0.0  # nats taken from the log-probability of <unk>; above 0 makes it rarer
     no_repeat_ngram: int = 0  # tokens: no run of so many occurs twice in a translation; 0: no such rule
-    nbest: int = 1  # hypotheses returned for each sentence, best first; at most `beam`
+    nbest: int = 1  # hypotheses returned for each sentence, best first; at most `beam`; dc-generate with details= only
 
     def __post_init__(self) -> None:
         """Raise UserError, naming the option, for values with which no search is possible."""

@@ -378,25 +378,3 @@ def test_steps_that_are_left_out_may_not_be_asked_for(
     arguments = [f"train={corpus}/train", "src=en", "tgt=de", f"out_dir={tmp_path}/DATA", "text.tokenization=none"]
     assert call("preprocess", *arguments, f"text.{name}=true") == 2
     assert f"text.{name}=true: has an effect together with text.tokenization=moses only" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [
-        (b"", "train.de: is empty"),
-        (b"x\n" * 2, "train.en has 3 lines and {folder}/train.de has 2"),
-        (b"x\n\xff\nx\n", "train.de, line 2: not UTF-8"),
-        (None, "train={folder}/train: neither {folder}/train.de nor {folder}/train.de.gz is a file"),
-    ],
-)
-def test_bad_corpora_are_refused(
-    target: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "train.en").write_bytes(b"a b\n" * 3)
-    if target is not None:
-        (tmp_path / "train.de").write_bytes(target)
-    out = tmp_path / "data"
-    assert call("preprocess", "src=en", "tgt=de", f"train={tmp_path}/train", f"out_dir={out}", "workers=1") == 2
-    err = capsys.readouterr().err
-    assert words.format(folder=tmp_path) in err and err.count("\n") == 1
-    assert not list(tmp_path.glob("data*"))

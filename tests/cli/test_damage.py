@@ -1,4 +1,4 @@
-"""Data folders and models that were cut or altered: named, with exit code 2, and nothing is made of them."""
+"""Corpora, data folders and models that are damaged: named, with exit code 2, and nothing is made of them."""
 
 from __future__ import annotations
 
@@ -52,3 +52,25 @@ def test_damaged_models_are_named(trained: Path, tmp_path: Path, capsys: pytest.
         assert call("generate", f"model_dir={run}", "input=-") == 2
         assert "does not describe a model" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (b"", "train.de: is empty"),
+        (b"x\n" * 2, "train.en has 3 lines and {folder}/train.de has 2"),
+        (b"x\n\xff\nx\n", "train.de, line 2: not UTF-8"),
+        (None, "train={folder}/train: neither {folder}/train.de nor {folder}/train.de.gz is a file"),
+    ],
+)
+def test_bad_corpora_are_refused(
+    target: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.en").write_bytes(b"a b\n" * 3)
+    if target is not None:
+        (tmp_path / "train.de").write_bytes(target)
+    out = tmp_path / "data"
+    assert call("preprocess", "src=en", "tgt=de", f"train={tmp_path}/train", f"out_dir={out}", "workers=1") == 2
+    err = capsys.readouterr().err
+    assert words.format(folder=tmp_path) in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("data*"))
