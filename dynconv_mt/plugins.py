@@ -22,6 +22,6 @@ def import_plugins() -> None:
     for module, origin in modules.items():
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{origin}={module}: this plugin cannot be imported ({reason})") from error

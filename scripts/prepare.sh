@@ -25,7 +25,8 @@ if [[ ${1:-} == --from ]]; then
     shift 2
 fi
 [[ $# -ge 1 && $1 != -* && $1 != *=* ]] || usage
-out=${1%/}
+out=$1
+while [[ $out == ?*/ ]]; do out=${out%/}; done
 shift
 for option; do [[ $option == ?*=* ]] || usage; done
 
@@ -38,6 +39,11 @@ python=$(dirname "$(command -v dc-preprocess)")/python # the one that has the pa
 # what is wrong with an option is said before anything is downloaded; what stands for the corpus here is not looked for
 "$python" -c 'import dynconv_mt' || { echo "prepare_$recipe.sh: $python has no dynconv_mt" >&2; exit 2; }
 dc-preprocess "recipe=$recipe" train=corpus "out_dir=$out" "$@" --cfg >/dev/null
+
+if [[ -e $out && ! -f $out/data.json && -n $(ls -A "$out") ]]; then
+    echo "$out: holds other files than this program's data; choose another folder" >&2
+    exit 2
+fi
 
 # Get one file, unless it is there already. Nobody publishes its SHA-256, so the first one's is noted, and said.
 # A download gets its name when all else is done: after a Ctrl-C the same command begins with it anew.

@@ -64,12 +64,17 @@ def _missing(command: Command, config: DictConfig) -> list[str]:
 def compose_yaml(command: Command, arguments: Arguments) -> str:
     """Return the composed options as YAML; `???` stands for what is missing."""
     config = _compose(command, arguments)
-    plain = OmegaConf.create(OmegaConf.to_container(config, enum_to_str=True))  # without types, which words have not
-    for name, option in options_of(command.job).items():
-        for word, value in option.words.items():
-            if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it
-                OmegaConf.update(plain, name, word)
-    return OmegaConf.to_yaml(plain)
+    try:
+        plain = OmegaConf.create(
+            OmegaConf.to_container(config, enum_to_str=True)
+        )  # without types, which words have not
+        for name, option in options_of(command.job).items():
+            for word, value in option.words.items():
+                if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it
+                    OmegaConf.update(plain, name, word)
+        return OmegaConf.to_yaml(plain)
+    except OmegaConfBaseException as error:
+        raise _explain(error, command, arguments) from None
 
 
 def _check_numbers(config: DictConfig, command: Command) -> None:
@@ -138,6 +143,13 @@ def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
     section = content.get(command.section) or {}
     if not isinstance(section, dict):
         raise UserError(f"{where}{command.section}: must hold options, one a line")
+    if dotted := [key for key in _keys(section) if "." in key]:
+        outer, _, inner = dotted[0].partition(".")
+        raise UserError(
+            f"{where}{command.section}: {dotted[0]}: write {outer}: {{{inner}: ...}}, an option in its group"
+        )
+    if "recipe" in section:
+        raise UserError(f"{where}{command.section}: a recipe cannot name another one")
     names = [name for name in _flatten(section) if name != "model.name" or not command.has_model]
     check_names(command, names, where=f"{where}in the section {command.section}, ")
     try:
@@ -190,6 +202,14 @@ def _choose_mixers(typed: dict[str, str], section: Mapping[str, Any]) -> dict[st
             raise UserError(f"{option}={name}: must be one of {', '.join(MIXER_CONFIGS)}")
         chosen[stack] = name
     return chosen
+
+
+def _keys(section: Mapping[Any, Any]) -> Iterator[str]:
+    """The names of all options and groups, as they are written."""
+    for name, value in section.items():
+        yield str(name)
+        if isinstance(value, Mapping):
+            yield from _keys(value)
 
 
 def _flatten(section: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

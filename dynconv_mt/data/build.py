@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -45,7 +45,8 @@ from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.pipeline import TextPipeline
 
 Files = Mapping[str, Sequence[ParallelFile]]  # split -> its files, a pair per prefix
-_CHUNK = 1000  # pairs that a worker is given at a time
+_CHUNK = 1000  # pairs that a worker is given at a time,
+_CHUNK_SIZE = 2**20  # or as many as have so many characters, where lines are long
 _TRAIN = "train"
 _TOKENIZED = "tokenized"  # folder of the tokenised splits, gone in the end
 
@@ -191,7 +192,15 @@ class _RawCopy:
 
 
 def _chunks(pairs: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    while chunk := list(islice(pairs, _CHUNK)):
+    chunk: list[tuple[str, str]] = []
+    size = 0
+    for pair in pairs:
+        chunk.append(pair)
+        size += len(pair[0]) + len(pair[1])
+        if len(chunk) == _CHUNK or size >= _CHUNK_SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 

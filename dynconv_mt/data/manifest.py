@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise UserError(
             f"data_dir={folder}: no preprocessed data here ({MANIFEST} is missing); make it with dc-preprocess"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); preprocess again") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise UserError(f"{path}: is not of format {FORMAT}, which this version reads; preprocess again")
@@ -80,9 +81,21 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise UserError(f"{path}: was altered (it describes a data folder by other fields); preprocess again")
     try:
         data["splits"] = {name: SplitInfo(**split) for name, split in data["splits"].items()}
-    except (AttributeError, TypeError) as error:
+        _check_types(data)
+    except (AttributeError, TypeError, KeyError) as error:
         raise UserError(f"{path}: was altered ({error}); preprocess again") from None
     return Manifest(**data)
+
+
+def _check_types(data: Mapping[str, Any]) -> None:
+    """Raise TypeError, AttributeError or KeyError where a field of data.json is not what it should be."""
+    for name in ("config", "inputs", "raw"):
+        if not isinstance(data[name], dict):
+            raise TypeError(f"{name} is a {type(data[name]).__name__}")
+    for pair in chain.from_iterable(data["inputs"].values()):
+        for side in ("src", "tgt"):
+            if missing := {"path", "bytes", "mtime_ns", "sha256"} - pair[side].keys():
+                raise KeyError(missing.pop())
 
 
 def _describe(path: Path) -> dict[str, Any]:

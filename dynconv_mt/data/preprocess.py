@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class PreprocessConfig:
     def prefixes(self, split: str) -> list[str]:
         """Return the corpora of a split, in a list whichever way they were given."""
         value = getattr(self, split)
-        names = [value] if isinstance(value, str | Path) else list(value or [])
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        names = value if is_list else [] if value is None else [value]
         return [str(name) for name in names if str(name)]
 
     def content_options(self) -> dict[str, Any]:
@@ -184,7 +186,8 @@ def _check_sound(typed: str, manifest: Manifest, out_dir: Path) -> None:
             TokenStore.open(out_dir / split)
         if missing := [name for name in (SUMMARY, STATS) if not (out_dir / name).is_file()]:
             raise UserError(f"{missing[0]} is missing")
-    except UserError as error:
+        json.loads((out_dir / STATS).read_text(encoding="utf-8"))
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{typed}: is damaged ({error}); overwrite=true makes it again") from None
 
 

@@ -7,6 +7,7 @@ here and the tensors are views of one map of the file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -83,6 +84,8 @@ def open_shard(path: Path, entry: ShardEntry, fingerprint: str) -> Shard:
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # each file that is mapped stays open
+            raise UserError(f"{path}: cannot be opened ({error.strerror}); raise the limit: ulimit -n") from None
         raise damaged(path, f"cannot be read ({error.strerror or error})") from error
     header, start = _read_header(path, content)
     if header.get("__metadata__") != {"fingerprint": fingerprint}:

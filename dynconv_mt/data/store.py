@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import resource
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ from dynconv_mt.text.vocab import EOS, PAD
 FORMAT = 1
 SHARD_TOKENS = 1 << 24  # ids of both sides together; 32 MB of uint16
 _INDEX = "index.json"
+_OTHER_FILES = 256  # that a process may have open beside its shards, each of which takes one
 _SHARD_NAME = re.compile(r"shard_\d{5,}\.safetensors")
 
 
@@ -142,6 +144,7 @@ class TokenStore:
         self.src_max_id: int = index["src_max_id"]  # largest id that occurs
         self.tgt_max_id: int = index["tgt_max_id"]
         self._entries = entries
+        _allow_open_files(len(entries))
         self._shards = [open_shard(folder / entry.file, entry, self.fingerprint) for entry in entries]
         self._starts = np.cumsum([0, *(entry.sentences for entry in entries)]).tolist()  # first sentence of each shard
         self.src_lengths = _lengths([shard.src_offsets for shard in self._shards])  # (N,) tokens, </s> included
@@ -160,7 +163,7 @@ class TokenStore:
             raise UserError(
                 f"{folder}: no token store here ({_INDEX} is missing): make it with dc-preprocess"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise damaged(path, f"cannot be read ({error})") from error
         return cls(Path(folder), index, _entries(path, index))
 
@@ -240,3 +243,12 @@ def _entries(path: Path, index: object) -> list[ShardEntry]:
             raise damaged(path, f"names a shard {row['file']!r}, which this program would not write")
         entries.append(ShardEntry(**row))
     return entries
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process' limit on open files, as far as the system lets it, where `count` more would pass it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -73,6 +73,9 @@ class Workers:
         """Start all processes now, before a progress bar has its thread; Ctrl-C meanwhile leaves none behind."""
         try:
             list(self.map(abs, range(self.count)))
+        except OSError as error:  # of a limit on files or processes
+            self._end(at_once=True)
+            raise UserError(f"workers={self.count}: cannot be started ({error.strerror}); use fewer") from None
         except BaseException:
             self._end(at_once=True)
             raise

@@ -13,9 +13,20 @@ BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
 MAX_VOCAB_SIZE = 10_000_000
 
 
+# ISO 639-3 and 639-2/B codes, as in FLORES' and Tatoeba's file names, of the languages for which there are rules
+_THREE_LETTERS = (
+    "asm:as ben:bn bur:my cat:ca ces:cs chi:zh cmn:zh cze:cs deu:de dut:nl ell:el eng:en est:et fin:fi fra:fr fre:fr "
+    "ger:de gle:ga gre:el guj:gu hin:hi hun:hu ice:is isl:is ita:it jpn:ja kan:kn khm:km kor:ko lao:lo lav:lv lit:lt "
+    "lvs:lv mal:ml mar:mr mya:my nld:nl ori:or ory:or pan:pa pol:pl por:pt ron:ro rum:ro rus:ru slk:sk slo:sk slv:sl "
+    "spa:es swe:sv tam:ta tel:te tha:th zho:zh"
+)
+_TWO_LETTERS = dict(pair.split(":") for pair in _THREE_LETTERS.split())
+
+
 def base_language(code: str) -> str:
-    """Return the language of a code such as de, de_AT or zh-Hans: the part of it that rules and tokenisers go by."""
-    return re.split("[-_]", code, maxsplit=1)[0].lower()
+    """Return the language whose rules and tokenisers are those of a code: de for de_AT and deu_Latn, zh for zh-Hans."""
+    language = re.split("[-_]", code, maxsplit=1)[0].lower()
+    return _TWO_LETTERS.get(language, language)
 
 
 class Tokenization(StrEnum):

@@ -60,8 +60,10 @@ def decode_lines(stream: IO[bytes], name: Path | str) -> Iterator[str]:
 
     Only a line feed ends a line (a carriage return before it is dropped), so that line numbers are those of `wc -l`
     whatever characters a line contains. A byte order mark at the start is dropped.
-    Raises UserError naming the stream and the line for text that is not UTF-8.
+    Raises UserError naming the stream and the line for text that is not UTF-8, and in the end for a single line with
+    carriage returns inside, which was many.
     """
+    number, line = 0, ""
     for number, raw in enumerate(stream, start=1):
         try:
             line = raw.decode("utf-8").rstrip("\r\n")
@@ -71,6 +73,8 @@ def decode_lines(stream: IO[bytes], name: Path | str) -> Iterator[str]:
                 f"{error.start + 1} of the line); convert the file, for example with iconv"
             ) from None
         yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+    if number == 1 and "\r" in line:
+        raise UserError(f"{name}: its lines end in carriage returns alone; convert it, for example with tr '\\r' '\\n'")
 
 
 def read_lines(path: Path) -> Iterator[str]:

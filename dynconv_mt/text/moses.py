@@ -6,8 +6,9 @@ sacremoses is imported on first use, since it takes half a second.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dynconv_mt.text.config import TextConfig, Tokenization, base_language
@@ -21,6 +22,8 @@ _EMOJI = re.compile(f"({_FLAG}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:{_MODIFIER}+|\u
 _MAX_PROTECTED = 1000  # sacremoses refuses more in a line
 _DOTS_QUOTE = r'(\.+)"'  # a rule that takes the square of a row of dots to find that no quotation mark follows
 
+# Chinese and Japanese punctuation, which Moses sets apart and sacremoses does not put back
+_BLANKS_AT_FULL_WIDTH = re.compile(" *([\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]) *")
 _CONTROL_BLANKS = re.compile("[\t\x0b\x0c\r\x1c-\x1f\x85]")  # blanks that are control characters as well
 
 
@@ -57,9 +60,10 @@ class LineTokenizer:
             return tokens
         words = tokens.split()
         try:
-            return str(_moses_detokenizer(self._base).detokenize(words, unescape=self.config.escape))
+            text = str(_moses_detokenizer(self._base).detokenize(words, unescape=self.config.escape))
         except TypeError:  # sacremoses 0.2.0 fails on Czech words such as "je-li"; its general rules do not
-            return str(_moses_detokenizer("").detokenize(words, unescape=self.config.escape))
+            text = str(_moses_detokenizer("").detokenize(words, unescape=self.config.escape))
+        return _BLANKS_AT_FULL_WIDTH.sub(r"\1", text) if self._base in ("zh", "ja") else text
 
     def _split(self, line: str) -> str:
         protected = None
@@ -122,7 +126,18 @@ def _moses_tokenizer(lang: str) -> Any:
     lower, alpha = frozenset(MosesTokenizer.IsLower), frozenset(MosesTokenizer(lang).IsAlpha)
 
     class Tokenizer(MosesTokenizer):  # type: ignore[misc]  # sacremoses has no types
-        """As its base, which builds a set of all letters of Unicode for every abbreviation that it meets."""
+        """As its base, which builds a set of all letters of Unicode for every abbreviation that it meets.
+
+        Its patterns for Chinese, Japanese and Korean name each of 90,000 letters, one after the other.
+        """
+
+        def __init__(self, lang: str) -> None:
+            super().__init__(lang)
+            letters = "".join(_ranges(self.IsAlnum))
+            for name in ("PAD_NOT_ISALNUM", "AGGRESSIVE_HYPHEN_SPLIT", "INTRATOKEN_SLASHES"):
+                pattern, template = getattr(self, name)
+                source = pattern if isinstance(pattern, str) else pattern.pattern
+                setattr(self, name, (re.compile(source.replace(self.IsAlnum, letters)), template))
 
         def islower(self, text: str) -> bool:
             return lower.issuperset(text)
@@ -131,6 +146,14 @@ def _moses_tokenizer(lang: str) -> Any:
             return not alpha.isdisjoint(text)
 
     return Tokenizer(lang)
+
+
+def _ranges(characters: str) -> Iterator[str]:
+    """Yield characters as the ranges of a class in a regular expression."""
+    codes = sorted(map(ord, set(characters)))
+    for _, run in itertools.groupby(enumerate(codes), lambda pair: pair[1] - pair[0]):
+        consecutive = [chr(code) for _, code in run]
+        yield consecutive[0] if len(consecutive) == 1 else f"{consecutive[0]}-{consecutive[-1]}"
 
 
 @functools.cache

@@ -177,6 +177,9 @@ def test_a_model_is_no_option_of_other_commands(tmp_path: Path) -> None:
         ("train: {batch: {max_token: 3}}", "batch.max_token: no such option"),
         ("train: {batch: {max_tokens: many}}", "train.batch.max_tokens: must be a whole number"),
         ("train: {model: transfomer_tiny}", "transformer_tiny"),
+        ("train: {batch.max_tokens: 300}", "train: batch.max_tokens: write batch: {max_tokens: ...}"),
+        ("train: {model: {encoder.layers: 3}}", "encoder.layers: write encoder: {layers: ...}"),
+        ("train: {recipe: toy}", "train: a recipe cannot name another one"),
         ("train: {data_dir: no}", "train.data_dir: YAML reads this word as false; write it in quotes, 'no'"),
     ],
 )
@@ -187,6 +190,18 @@ def test_a_wrong_recipe_is_named(content: str, words: str, tmp_path: Path) -> No
         train_job(f"recipe={recipe}", "model=dynamicconv_tiny")
     assert str(caught.value).startswith(f"recipe={recipe}: ")
     assert words in str(caught.value)
+
+
+def test_a_number_may_name_a_corpus(tmp_path: Path) -> None:
+    recipe = tmp_path / "years.yaml"
+    recipe.write_text("preprocess: {src: en, tgt: de, train: 2014, valid: [2015, 2016], out_dir: d}\n")
+    job = compose(COMMANDS["preprocess"], parse([f"recipe={recipe}"]))
+    assert (job.prefixes("train"), job.prefixes("valid")) == (["2014"], ["2015", "2016"])
+
+
+def test_an_interpolation_that_leads_nowhere_is_named() -> None:
+    with pytest.raises(UserError, match=r"batch\.max_tokens=\$\{foo\}"):
+        compose_yaml(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=${foo}"]))
 
 
 def test_a_word_stands_for_a_number(tmp_path: Path) -> None:

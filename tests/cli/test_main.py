@@ -145,6 +145,10 @@ def test_plugins_bring_architectures(
     monkeypatch.setenv("DYNCONV_MT_PLUGINS", "my_models,not_there")
     assert run(COMMANDS["train"], ["model=mine", "--cfg"]) == 2
     assert "DYNCONV_MT_PLUGINS=not_there: this plugin cannot be imported" in capsys.readouterr().err
+    (tmp_path / "my_script.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.setenv("DYNCONV_MT_PLUGINS", "my_script")
+    assert run(COMMANDS["train"], ["model=mine", "--cfg"]) == 2
+    assert "DYNCONV_MT_PLUGINS=my_script: this plugin cannot be imported" in capsys.readouterr().err
 
 
 def test_modules_start_the_same_commands() -> None:

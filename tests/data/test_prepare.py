@@ -178,6 +178,15 @@ def test_scripts_pass_exit_codes_on(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "DATA").exists()
 
 
+def test_a_folder_that_holds_something_else_is_refused_before_the_download(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").touch()
+    done = prepare(root, "wmt14_en_de", f"{tmp_path}/thesis//")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "thesis: holds other files than this program's data" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis"]
+
+
 def test_other_files_are_never_replaced(iwslt: Path, tmp_path: Path) -> None:
     """A second call replaces what the first wrote, and nothing else."""
     out = tmp_path / "OUT.corpus"

@@ -1,5 +1,6 @@
 """Preprocessing that goes wrong: mistakes are named, and nothing half-made is ever left."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from dynconv_mt.data import build, output
+from dynconv_mt.data.manifest import read_manifest
 from dynconv_mt.data.preprocess import PreprocessConfig, preprocess
 from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import BpeConfig, CleanConfig
@@ -170,6 +172,43 @@ def test_damage_to_a_finished_folder_is_no_result(config: PreprocessConfig, name
         preprocess(config)
     preprocess(replace(config, overwrite=True))
     assert (Path(config.out_dir) / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("data.json", "config", None),
+        ("data.json", "inputs", []),
+        ("data.json", "inputs", {"train": [{}]}),
+        ("data.json", "inputs", {"train": [{"src": {}, "tgt": {}}]}),
+        ("data.json", "raw", 3),
+    ],
+)
+def test_an_altered_description_is_noticed(config: PreprocessConfig, name: str, field: str, value: object) -> None:
+    preprocess(config)
+    path = Path(config.out_dir) / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=r"data\.json: was altered"):
+        read_manifest(config.out_dir)
+    with pytest.raises(UserError, match="holds other files than this program's data"):
+        preprocess(config)
+
+
+@pytest.mark.parametrize("name", ["data.json", "stats.json", "train/index.json"])
+@pytest.mark.parametrize("content", ["", "[" * 100_000])
+def test_damaged_json_is_named(config: PreprocessConfig, name: str, content: str) -> None:
+    preprocess(config)
+    (Path(config.out_dir) / name).write_text(content)
+    with pytest.raises(UserError, match=r"is damaged|holds other files"):
+        preprocess(config)
+
+
+def test_long_lines_make_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_CHUNK_SIZE", 100)
+    pairs = [("a" * 60, "b" * 60), *[("c", "d")] * 49, ("e" * 99, "f"), ("g", "h")]
+    chunks = list(build._chunks(iter(pairs)))
+    assert [len(chunk) for chunk in chunks] == [1, 50, 1]
+    assert [pair for chunk in chunks for pair in chunk] == pairs
 
 
 def test_leftovers_of_dead_processes_are_removed(config: PreprocessConfig, tmp_path: Path) -> None:

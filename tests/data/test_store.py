@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +129,25 @@ def test_a_missing_or_truncated_shard_is_named(folder: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"shard_00001\.safetensors: is missing.*dc-preprocess"):
         TokenStore.open(folder)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    """The limit is raised as far as it may be; beyond that the store is not called damaged."""
+    count = len(list((write(tmp_path / "store", some_pairs(600), shard_tokens=4)).folder.glob("shard_*")))
+    assert count > 500
+    code = """
+        import resource, sys
+        from dynconv_mt.data.store import TokenStore
+        from dynconv_mt.errors import UserError
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[2])))
+        try:
+            print(len(TokenStore.open(sys.argv[1])))
+        except UserError as error:
+            print(error)
+    """
+    for hard, words in ((count + 300, "600"), (200, "cannot be opened (Too many open files); raise the limit")):
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "store"), str(hard)]
+        assert words in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_shard_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:

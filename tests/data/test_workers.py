@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -95,6 +96,16 @@ def test_interrupting_the_start_leaves_no_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "_context", lambda: multiprocessing.get_context("spawn"))  # which takes its time
     with pytest.raises(KeyboardInterrupt), interrupted_after(0.05), Workers(2) as workers:
         list(workers.map(sleep, range(100)))
+    assert not multiprocessing.active_children()
+
+
+def test_more_workers_than_the_system_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_start_executor_manager_thread", refuse)
+    with pytest.raises(UserError, match=r"workers=3: cannot be started \(Too many open files\); use fewer"), Workers(3):
+        pass
     assert not multiprocessing.active_children()
 
 

@@ -78,6 +78,14 @@ def test_different_line_counts_are_named(tmp_path: Path, src: str, tgt: str) -> 
         count_pairs(find_pair(str(tmp_path / "c"), "en", "de"))
 
 
+def test_a_file_of_carriage_returns_is_no_single_line(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\rtwo\rthree\r")
+    with pytest.raises(UserError, match=r"a\.en: its lines end in carriage returns alone"):
+        list(read_lines(tmp_path / "a.en"))
+    (tmp_path / "a.en").write_bytes(b"one\rtwo\nthree\r\n")
+    assert list(read_lines(tmp_path / "a.en")) == ["one\rtwo", "three"]
+
+
 def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "bad.en").write_bytes(b"good\nna\xefve\n")
     with pytest.raises(UserError, match=r"bad\.en, line 2: not UTF-8 \(byte 0xef at position 3"):

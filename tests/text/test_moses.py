@@ -11,7 +11,7 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.text.moses import LineTokenizer, _normalizer
 
-LANGUAGES = ["en", "de", "fr", "cs", "fi", "zh", "nonsense"]
+LANGUAGES = ["en", "de", "fr", "cs", "fi", "zh", "ja", "ko", "nonsense"]
 TRICKY = st.sampled_from(
     [
         "U.S.",
@@ -31,6 +31,8 @@ TRICKY = st.sampled_from(
         "(",
         ")",
         "日本",
+        "、ひら-カナ！",
+        "𠀀，한글-",
         ",",
     ]
 )
@@ -74,9 +76,20 @@ def test_a_region_does_not_change_a_languages_rules() -> None:
     assert region.detokenize(tokens) == ko.detokenize(tokens) == "두 사람이 공원에서 걷고 있다."
 
 
+@pytest.mark.parametrize(("code", "lang"), [("eng", "en"), ("deu_Latn", "de"), ("fre", "fr"), ("zho-Hans", "zh")])
+def test_a_language_may_have_three_letters(code: str, lang: str) -> None:
+    text = "L'homme d'État doesn't know 3.5 - z.B. 他说：“你呢？”"
+    three, two = LineTokenizer(code, TextConfig()), LineTokenizer(lang, TextConfig())
+    tokens = three.tokenize(text)
+    assert tokens == two.tokenize(text)
+    assert three.detokenize(tokens) == two.detokenize(tokens)
+
+
 @pytest.mark.parametrize(
     ("lang", "text"),
     [
+        ("zh", "他说：我来了，你呢？今天（周一）很好！"),
+        ("ja", "行かない！東京タワーは、赤い。"),
         ("en", 'He said "no"; didn\'t he? (Yes.) It costs $5.50, i.e. 3.2% more: a state-of-the-art price...'),
         ("de", 'Er sagte: "Nein", z.B. am 3. Mai für 5,50 € (oder so) - wirklich!'),
         ("fr", "L'eau, c'est 5 % de l'ensemble."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 3 or argv[0] not in RECIPES:
         print(f"usage: python -m dynconv_mt.data.prepare {{{','.join(RECIPES)}}} FOLDER OUT", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no UTF-8 go out as they are
+        sys.stdout.reconfigure(errors="surrogateescape")
     name, source, out = argv[0], Path(argv[1]), Path(argv[2])
     try:
         if not source.is_dir():
