@@ -32,7 +32,7 @@ _UNSUPPORTED = (
     *("adaptive_softmax_cutoff", "adaptive_input", "character_embeddings", "char_inputs", "no_cross_attention"),
     *("cross_self_attention", "layernorm_embedding", "no_scale_embedding", "encoder_layers_to_keep"),
     *("decoder_layers_to_keep", "base_layers", "scale_attn", "scale_heads", "scale_fc", "scale_resids"),
-    *("encoder_xformers_att_config", "decoder_xformers_att_config"),
+    *("encoder_xformers_att_config", "decoder_xformers_att_config", "simul_type"),
 )
 _CONVOLUTIONS = {"lightweight": LightConvConfig, "dynamic": DynamicConvConfig}
 _KERNEL_SIZES = {"encoder": [3, 7, 15, 31, 31, 31, 31], "decoder": [3, 7, 15, 31, 31, 31]}
@@ -261,7 +261,8 @@ def _architecture(options: Mapping[str, Any]) -> str:
 def _check_family(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
     """Return whether it is a language model. Raises UserError for what cannot be converted."""
     architecture = _architecture(options)
-    if architecture and not architecture.startswith(("lightconv", "transformer")):
+    is_causal = architecture.startswith(("transformer_unidirectional", "transformer_monotonic"))  # its encoder, too
+    if architecture and (is_causal or not architecture.startswith(("lightconv", "transformer"))):
         raise UserError(f"checkpoint: the architecture {architecture} cannot be converted; what can: {FAMILIES}")
     for name in _UNSUPPORTED:
         if options.get(name):

@@ -61,8 +61,9 @@ def compare_systems(
 ) -> Significance:
     """Compare every pair of systems; `tables` holds the statistics by system and measure.
 
-    Where no resample differs from another, as between identical translations, p = 1; sacreBLEU, which counts only what
-    exceeds the observed difference, makes of that the smallest p there is.
+    Where no resample differs from another, as between identical translations, p = 1, and randomisation counts what is
+    as large as the observed difference. sacreBLEU counts only what exceeds it: systems that differ in one line have the
+    smallest p there is.
     """
     observed = [
         [measure.value(_total(table).tolist()) for measure, table in zip(measures, system, strict=True)]
@@ -77,9 +78,10 @@ def compare_systems(
             bootstrap_p = randomization_p = None
             if samples:
                 resampled = np.abs(samples[second][number] - samples[first][number])
-                bootstrap_p = _p_value(resampled - resampled.mean(), difference)
+                bootstrap_p = _p_value(resampled - resampled.mean(), abs(difference))
             if exchanged:
-                randomization_p = _p_value(exchanged[first, second][number], difference)
+                # as much as the difference counts too: it is what exchanging no line or all of them makes
+                randomization_p = _p_value(exchanged[first, second][number], abs(difference) - _NOTHING)
             pair = names[first], names[second]
             comparisons.append(Comparison(measure.key, *pair, difference, bootstrap_p, randomization_p))
     intervals = [[_interval(scores) for scores in system] for system in samples]
@@ -165,8 +167,8 @@ def _interval(scores: Scores) -> Interval:
     return Interval(float(mean), float(half_width))
 
 
-def _p_value(statistics: Scores, difference: float) -> float:
-    """How often chance alone does better, with the one added that keeps small counts honest."""
+def _p_value(statistics: Scores, bound: float) -> float:
+    """How often chance alone goes beyond a bound, with the one added that keeps small counts honest."""
     if np.abs(statistics).max() < _NOTHING:
         return 1.0
-    return float((np.sum(statistics > abs(difference)) + 1) / (len(statistics) + 1))
+    return float((np.sum(statistics > bound) + 1) / (len(statistics) + 1))

@@ -75,6 +75,20 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+@contextmanager
+def scattered_again(model: nn.Module) -> Iterator[None]:
+    """Let each rank have its part alone when the block has ended, in which forward passes may have gathered weights.
+
+    FSDP keeps those of the model itself gathered after a forward pass without a backward one, and would go on with them
+    whatever has become of the parts: the embeddings, for one.
+    """
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor of which this rank may hold a part; then all ranks call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -9,7 +9,7 @@ again in the same spot (on a GPU as far as its kernels repeat themselves).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -63,12 +63,13 @@ class Finding:
     @property
     def summary(self) -> str:
         """Say it in words."""
+        largest = f", the largest in {self.name}" if self.name else ""
         return {
             "weights": f"the weights {self.name} themselves are not finite",
             "forward": f"the first module to go wrong is {self.name} ({self.kind})",
             "loss": "all modules compute finite numbers, and the loss is not finite",
             "backward": f"the loss is finite, and the first gradient that is not is that of {self.name}",
-            "sum": f"every batch has finite gradients, the largest in {self.name}, and their sum or its norm overflows",
+            "sum": f"every batch has finite gradients{largest}, and their sum or its norm overflows",
         }[self.place]
 
 
@@ -106,17 +107,23 @@ class Watch:
         self._backward: Finding | None = None
         self._active: list[tuple[str, str]] = []  # modules at work, outermost first
         self._hooks = ExitStack()
+        self._watched: set[int] = set()  # parameters, by identity
 
     def __enter__(self) -> Watch:
         for name, module in self.model.named_modules():
             who = (name or "model", type(module).__name__)
-            before = module.register_forward_pre_hook(partial(self._enter_module, who), with_kwargs=True)
+            before = module.register_forward_pre_hook(partial(self._enter_module, name, who), with_kwargs=True)
             after = module.register_forward_hook(partial(self._leave_module, who))
             self._hooks.callback(before.remove)
             self._hooks.callback(after.remove)
-        for name, parameter in self.model.named_parameters():
-            self._hooks.callback(parameter.register_hook(partial(self._see_gradient, name)).remove)
+        self._watch_gradients("", self.model.named_parameters())
         return self
+
+    def _watch_gradients(self, prefix: str, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        for name, parameter in parameters:
+            if parameter.requires_grad and id(parameter) not in self._watched:
+                self._watched.add(id(parameter))
+                self._hooks.callback(parameter.register_hook(partial(self._see_gradient, prefix + name)).remove)
 
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
@@ -129,7 +136,9 @@ class Watch:
         finding = self._forward or (self._backward if math.isfinite(loss) else Finding("loss"))
         return finding and replace(finding, loss=loss)
 
-    def _enter_module(self, who: tuple[str, str], _: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter_module(self, name: str, who: tuple[str, str], module: nn.Module, args: Any, kwargs: Any) -> None:
+        # where weights are sharded, a module has others while it works, and those are the ones with gradients
+        self._watch_gradients(f"{name}." if name else "", module.named_parameters(recurse=False))
         if self._active:  # what goes into a module was computed by the one that calls it
             self._look(self._active[-1], (args, kwargs))
         self._active.append(who)
@@ -168,7 +177,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _largest_gradient(model: nn.Module) -> Finding:
     sizes = {name: float(p.grad.abs().max()) for name, p in model.named_parameters() if p.grad is not None}
-    return Finding("sum", max(sizes, key=lambda name: sizes[name], default="no parameter"))
+    return Finding("sum", max(sizes, key=lambda name: sizes[name], default=""))  # sharded gradients are not at hand
 
 
 def _report(step: UpdateStep, part: Part, finding: Finding, text: SavesItself | None) -> dict[str, Any]:

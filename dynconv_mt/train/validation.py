@@ -17,7 +17,7 @@ from dynconv_mt.models.seq2seq import new_model
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.interrupt import Interrupt, Interrupted
 from dynconv_mt.train.loss import batch_loss
-from dynconv_mt.train.parallel import assign, is_sharded, whole
+from dynconv_mt.train.parallel import assign, is_sharded, scattered_again, whole
 from dynconv_mt.train.step import Sums, UpdateStep
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -41,7 +41,8 @@ def measure(
 
     These are loss, nll and ppl, and what `validate` returns on rank 0. None on all ranks when a signal cut it short.
     """
-    with step.average.applied() if step.average else nullcontext(), _evaluation(step.module):
+    average = step.average.applied() if step.average else nullcontext()
+    with scattered_again(step.model), average, _evaluation(step.module):
         scores = validation_loss(step, loader, interrupt)
         if scores is None or validate is None or not math.isfinite(scores["loss"]):  # nothing can be translated with
             return scores

@@ -219,6 +219,12 @@ def test_what_only_matters_in_training_is_taken_over() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"arch": "transformer_unidirectional_iwslt_de_en"},
+            "architecture transformer_unidirectional_iwslt_de_en cannot",
+        ),
+        ({"arch": "transformer_monotonic"}, "architecture transformer_monotonic cannot be converted"),
+        ({"simul_type": "waitk"}, "--simul-type waitk: models with this option cannot be converted"),
         ({"arch": "fconv_iwslt_de_en"}, "architecture fconv_iwslt_de_en cannot be converted; what can: LightConv"),
         ({"arch": "bart_large"}, "architecture bart_large"),
         ({"adaptive_softmax_cutoff": "10,15"}, "--adaptive-softmax-cutoff 10,15"),

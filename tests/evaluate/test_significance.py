@@ -75,7 +75,8 @@ def test_both_tests_are_sacrebleus(num_references: int, block: int, monkeypatch:
                 difference = theirs.score - bootstrap[metric][0].score
                 assert found.difference == pytest.approx(difference, abs=1e-9)
                 assert found.bootstrap_p == theirs.p_value
-                assert found.randomization_p == randomization[metric][system].p_value
+                is_tie = abs(difference) < 1e-9  # which every trial equals, and sacreBLEU counts those that exceed it
+                assert found.randomization_p == (1.0 if is_tie else randomization[metric][system].p_value)
 
 
 def test_every_pair_is_compared_and_the_sign_does_not_matter() -> None:
@@ -96,6 +97,18 @@ def test_a_system_does_not_differ_from_itself() -> None:
     measures, tables = statistics(REFERENCES)
     same = compare_systems(["a", "b"], measures, [tables[0], tables[0]], SignificanceConfig(samples=50, trials=50))
     assert {(found.difference, found.bootstrap_p, found.randomization_p) for found in same.comparisons} == {(0, 1, 1)}
+
+
+@pytest.mark.parametrize(("num_differing", "expected"), [(1, 1.0), (2, 0.5), (3, 0.25)])
+def test_a_handful_of_differing_lines_proves_nothing(num_differing: int, expected: float) -> None:
+    """Where each line that differs is better, exchanging none or all of them makes as much, which 2 of 2ᵏ trials do."""
+    better = sentences(1)
+    worse = ["a" if number < num_differing else line for number, line in enumerate(better)]
+    config = ReportConfig(metrics=[ScoreKind.chrf])
+    measures = [*build_measures([better], config, Treatment("en", config))]
+    tables = [[measure.statistics(lines) for measure in measures] for lines in (worse, better)]
+    found = compare_systems(["worse", "better"], measures, tables, SignificanceConfig(samples=0, trials=4000))
+    assert found.comparisons[0].randomization_p == pytest.approx(expected, abs=0.03)
 
 
 def test_either_test_can_be_left_out() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from train.runs import NewJob, NewModel, metrics, tensors
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig, FitData, fit
-from dynconv_mt.train.config import Parallel, TrainConfig
+from dynconv_mt.train.config import Final, Parallel, TrainConfig
 
 
 def run_two(job: FitConfig, model: Seq2Seq, data: FitData, extra: str = "", *options: str) -> str:
@@ -45,8 +47,13 @@ def test_two_ranks_equal_one(data: FitData, new_model: NewModel, new_job: NewJob
 
 @pytest.mark.slow
 def test_sharded_equals_replicated(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
-    """FSDP2 computes what DDP does, with dropout, accumulation, clipping and moving average."""
-    replicated, sharded = (quiet(new_job(name, train__max_updates=12)) for name in ("ddp", "fsdp"))
+    """FSDP2 computes what DDP does, with dropout, accumulation, clipping and moving average, also after validations."""
+    every = {
+        "train__max_updates": 12,
+        "validate__every": 2,
+    }  # not all followed by a save, for which weights are gathered
+    options: dict[str, Any] = {**every, "checkpoint__keep_best": 0, "checkpoint__final": Final.last}
+    replicated, sharded = (quiet(new_job(name, **options)) for name in ("ddp", "fsdp"))
     sharded.train.parallel = Parallel.fsdp
     scores = "def validate(model): return {'score': float(model.decoder.layers[0].ffn.input.weight.detach().sum())}"
     for job in (replicated, sharded):
@@ -56,6 +63,19 @@ def test_sharded_equals_replicated(data: FitData, new_model: NewModel, new_job: 
     for one, other in zip(metrics(replicated.out_dir), metrics(sharded.out_dir), strict=True):
         assert one.pop("kind") == other.pop("kind")
         assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", list(Parallel))
+def test_a_gradient_that_is_not_finite_is_found(
+    data: FitData, new_model: NewModel, new_job: NewJob, parallel: Parallel
+) -> None:
+    job = quiet(new_job(train__max_updates=12, train__max_skipped=1, train__parallel=parallel))
+    spoilt = "lambda module, given, output: output.register_hook(lambda gradient: gradient * float('nan')) and None"
+    extra = f"model.get_submodule('decoder.layers.0.ffn.input').register_forward_hook({spoilt})"
+    assert Launch(job, new_model(), data, extra).torchrun().returncode != 0
+    report = json.loads((Path(job.out_dir) / "trouble.json").read_text())
+    assert report["place"] == "backward" and report["name"].startswith("decoder.layers.0.ffn.input.")
 
 
 @pytest.mark.slow
