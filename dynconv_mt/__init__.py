@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__getattr__ = lazy_exports(
-    __name__,
-    {"Translation": "translate", "Translator": "translate", "UserError": "errors", "load_translator": "translate"},
-)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(
+        __name__,
+        {"Translation": "translate", "Translator": "translate", "UserError": "errors", "load_translator": "translate"},
+    )

@@ -1,5 +1,10 @@
 """The two exceptions that are no bugs: the user can mend this, and the machine has failed."""
 
+from enum import StrEnum
+from typing import TypeVar
+
+Word = TypeVar("Word", bound=StrEnum)
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: an option, a file, a folder.
@@ -21,3 +26,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory is wanting: Python's own error, a device's, or what torch's allocator says on a CPU."""
     is_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
     return is_device or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def one_of(words: type[Word], option: str, value: str) -> Word:
+    """Return the member of `words` that an option's value is or names. Raises UserError where there is none."""
+    try:
+        return words(value)
+    except ValueError:
+        raise UserError(f"{option}={value}: must be one of {', '.join(words)}") from None

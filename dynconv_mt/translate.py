@@ -64,7 +64,7 @@ class Scored:
 
     @property
     def score(self) -> float:
-        """Σ log p, in nats: what the search, with normalize=false, gives the same pieces."""
+        """Σ log p, in nats: what the search, with normalize=false and a temperature of 1, gives the same pieces."""
         return math.fsum(self.token_scores)
 
 
@@ -80,7 +80,10 @@ class Translator:
         batch: BatchConfig | None = None,
         compute: Compute | None = None,
     ) -> None:
-        """`batch` limits rows times the longest source of a batch; `compute` None: fp32 where the models are."""
+        """`batch` limits rows times the longest source of a batch; `compute` None: fp32 where the models are.
+
+        Several threads may translate at once if the models are in evaluation mode, as `load_translator` returns them.
+        """
         self.models = list(models)
         self.text = text
         self.search = search or SearchConfig()
@@ -121,8 +124,13 @@ class Translator:
     def score(self, sources: Sequence[str], targets: Sequence[str], progress: bool = False) -> list[Scored]:
         """Return how probable each target is as a translation of its source, by forced decoding.
 
-        An empty line is scored as well: as `</s>` alone. Raises UserError for a line longer than the models read.
+        An empty line is scored as well: as `</s>` alone. Raises UserError for a line longer than the models read, and
+        where there are not as many targets as sources.
         """
+        if isinstance(sources, str) or isinstance(targets, str):
+            raise TypeError("score takes two lists of lines, not a string")
+        if len(sources) != len(targets):
+            raise UserError(f"targets: there are {len(targets)}, and {len(sources)} sources; one belongs to each")
         src, tgt = (
             [self.text.encode_source(line) for line in sources],
             [self.text.encode_target(line) for line in targets],
@@ -213,7 +221,7 @@ class Translator:
 def load_translator(
     model_dir: str | Path | Sequence[str | Path],
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: Precision | str = Precision.auto,
     threads: int = 0,
     search: SearchConfig | None = None,
@@ -221,7 +229,8 @@ def load_translator(
 ) -> Translator:
     """Return the translator of a run folder, checkpoint or model directory; of several, their ensemble.
 
-    device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for all cores.
+    device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for all cores. As
+    torch has it, the number of threads is that of the whole process: the translator loaded last decides.
     Mixers from outside are imported first, as `plugins.import_plugins` does.
     Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
     """
@@ -239,7 +248,7 @@ def load_translator(
                 f"model_dir={path}: has another text pipeline than {paths[0]}; models of an ensemble must have been "
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
-    runtime = RuntimeConfig(device=device, precision=Precision(precision), threads=threads)
+    runtime = RuntimeConfig(device=str(device), precision=Precision(precision), threads=threads)
     models = [_load_model(folder) for folder in folders]
     compute = resolve_compute(runtime, width=max(model.config.dim for model in models))
     check_device(compute.device)

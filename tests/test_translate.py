@@ -138,6 +138,14 @@ def test_lines_that_are_not_lines_are_refused() -> None:
         Translator([MODEL], TEXT).translate("one line")
 
 
+def test_as_many_targets_as_sources_are_scored() -> None:
+    translator = Translator([MODEL], TEXT)
+    with pytest.raises(UserError, match="targets: there are 1, and 2 sources"):
+        translator.score(["one", "two"], ["eins"])
+    with pytest.raises(TypeError, match="two lists of lines, not a string"):
+        translator.score("one", "eins")
+
+
 def test_output_never_holds_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TextPipeline, "decode_target", lambda self, ids: "a\r\nb\u2028c d")
     assert Translator([MODEL], TEXT).translate(["A dog"])[0].text == "a b c d"
@@ -147,7 +155,7 @@ def test_a_saved_model_translates_alike(tmp_path: Path) -> None:
     save_model(tmp_path / "run" / "model", MODEL, TEXT)
     expected = Translator([MODEL], TEXT, search=SEARCH).translate(LINES)
     for path in (tmp_path / "run", str(tmp_path / "run" / "model"), [tmp_path / "run"]):
-        translator = load_translator(path, device="cpu", precision="fp32", threads=1, search=SEARCH)
+        translator = load_translator(path, device=torch.device("cpu"), precision="fp32", threads=1, search=SEARCH)
         assert [t.text for t in translator.translate(LINES)] == [t.text for t in expected]
 
 

@@ -35,4 +35,5 @@ _EXPORTS = {
     "update_batches": "plan",
 }
 
-__getattr__ = lazy_exports(__name__, _EXPORTS)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(__name__, _EXPORTS)

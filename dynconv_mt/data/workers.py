@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -72,7 +72,14 @@ class Workers:
     def _start(self) -> None:
         """Start all processes now, before a progress bar has its thread; Ctrl-C meanwhile leaves none behind."""
         try:
-            list(self.map(abs, range(self.count)))
+            assert self._executor is not None
+            list(self._executor.map(abs, range(self.count)))
+        except BrokenExecutor:
+            self._end(at_once=True)
+            raise UserError(
+                f"workers={self.count}: worker processes end as they begin; a script that starts them must do so below "
+                'if __name__ == "__main__":, or give workers=1'
+            ) from None
         except OSError as error:  # of a limit on files or processes
             self._end(at_once=True)
             raise UserError(f"workers={self.count}: cannot be started ({error.strerror}); use fewer") from None

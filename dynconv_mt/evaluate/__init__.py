@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from dynconv_mt.evaluate.report import evaluate_systems as evaluate_systems
     from dynconv_mt.evaluate.scores import corpus_scores as corpus_scores
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "BreakdownConfig": "config",
-        "EvaluateConfig": "config",
-        "ScoreKind": "config",
-        "Report": "report",
-        "ReportConfig": "config",
-        "Score": "measure",
-        "SignificanceConfig": "config",
-        "Texts": "report",
-        "corpus_scores": "scores",
-        "evaluate_systems": "report",
-    },
-)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "BreakdownConfig": "config",
+            "EvaluateConfig": "config",
+            "ScoreKind": "config",
+            "Report": "report",
+            "ReportConfig": "config",
+            "Score": "measure",
+            "SignificanceConfig": "config",
+            "Texts": "report",
+            "corpus_scores": "scores",
+            "evaluate_systems": "report",
+        },
+    )

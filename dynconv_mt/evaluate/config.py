@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, one_of
 from dynconv_mt.text.config import Tokenization
 
 
@@ -34,7 +34,9 @@ class EvaluateConfig:
     normalize_punctuation: bool = True  # tokenised scores: Moses' normalize-punctuation first
 
     def __post_init__(self) -> None:
-        """Raise UserError where there is nothing to compute, or twice the same."""
+        """Raise UserError where there is nothing to compute, or twice the same, or a word that stands for nothing."""
+        self.metrics = [one_of(ScoreKind, self.metrics_option, metric) for metric in self.metrics]
+        self.tokenization = one_of(Tokenization, "tokenization", self.tokenization)
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             typed = f"{self.metrics_option}=[{','.join(self.metrics)}]"
             raise UserError(f"{typed}: give at least one of {', '.join(ScoreKind)}, and each once")

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from dynconv_mt.models.seq2seq import Seq2Seq as Seq2Seq
     from dynconv_mt.models.seq2seq import build_model as build_model
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "LanguageModel": "language_model",
-        "Seq2Seq": "seq2seq",
-        "build_model": "seq2seq",
-        "load_model": "io",
-        "preset": "presets",
-        "register_mixer": "mixers",
-        "register_preset": "presets",
-        "save_model": "io",
-    },
-)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "LanguageModel": "language_model",
+            "Seq2Seq": "seq2seq",
+            "build_model": "seq2seq",
+            "load_model": "io",
+            "preset": "presets",
+            "register_mixer": "mixers",
+            "register_preset": "presets",
+            "save_model": "io",
+        },
+    )

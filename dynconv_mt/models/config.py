@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, one_of
 
 
 class Norm(StrEnum):
@@ -132,6 +132,13 @@ class StackConfig:
     positions: Positions | None = None  # position signal; None: model.positions
     max_positions: int | None = None  # tokens, </s> included; None: model.max_positions
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a word that is none of those that may be given."""
+        if self.norm is not None:
+            self.norm = one_of(Norm, "norm", self.norm)
+        if self.positions is not None:
+            self.positions = one_of(Positions, "positions", self.positions)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -179,6 +186,12 @@ class ModelConfig:
     max_positions: int = 1024  # tokens a side, </s> included (size of a learned position table)
     src_vocab_size: int = 0  # types; 0: from the data
     tgt_vocab_size: int = 0  # types; 0: from the data
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a word that is none of those that may be given."""
+        self.norm = one_of(Norm, "model.norm", self.norm)
+        self.tying = one_of(Tying, "model.tying", self.tying)
+        self.positions = one_of(Positions, "model.positions", self.positions)
 
     @property
     def is_language_model(self) -> bool:

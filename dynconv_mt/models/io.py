@@ -41,8 +41,14 @@ class Weights(NamedTuple):
     aliases: dict[str, str]  # from a name left out to the one that stands for it
 
 
+def _plain(module: Any) -> Any:
+    """Return what torch.compile has wrapped, whose weights would have other names, and any other module as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def weights_of(module: nn.Module) -> Weights:
     """Return the weights of a module, not copied. Of several names for one tensor the first in order stands for all."""
+    module = _plain(module)
     names: dict[int, list[str]] = {}
     state = module.state_dict(keep_vars=True)  # keep_vars: else tied weights could not be told by identity
     for name in sorted(state):
@@ -78,13 +84,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def save_model(
-    folder: Path, model: Model, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
+    folder: str | Path, model: Model, text: SavesItself | None = None, provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write a model directory into `folder`, which is made if need be.
 
     `provenance` (JSON values) says where the weights come from: data, updates, scores. Tied weights are stored once.
     """
-    write_model_dir(folder, model.config, weights_of(model), text, provenance)
+    write_model_dir(Path(folder), _plain(model).config, weights_of(model), text, provenance)
 
 
 def write_model_dir(
@@ -149,8 +155,9 @@ def _of_config(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder / CONFIG}: does not describe {what} ({reason}); was it altered?") from None
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
+    folder = Path(folder)
     config, path = read_config(folder), folder / WEIGHTS
     with _of_config(folder):
         model = new_model(config)

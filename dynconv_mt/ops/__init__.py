@@ -20,4 +20,5 @@ _EXPORTS = {
     "light_conv": "functional",
     "light_conv_step": "decoding",
 }
-__getattr__ = lazy_exports(__name__, _EXPORTS)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from dynconv_mt.search.score import forced_scores as forced_scores
     from dynconv_mt.search.trellis import Hypothesis as Hypothesis
 
-__getattr__ = lazy_exports(
-    __name__,
-    {"Hypothesis": "trellis", "SearchConfig": "config", "beam_search": "beam", "forced_scores": "score"},
-)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(
+        __name__,
+        {"Hypothesis": "trellis", "SearchConfig": "config", "beam_search": "beam", "forced_scores": "score"},
+    )

@@ -35,4 +35,5 @@ _EXPORTS = {
     "read_pairs": "corpus",
 }
 
-__getattr__ = lazy_exports(__name__, _EXPORTS)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, one_of
 from dynconv_mt.text.vocab import SPECIAL_PIECES
 
 BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
@@ -46,6 +46,10 @@ class TextConfig:
     aggressive_hyphens: bool = False  # split hyphened compounds: "a-b" becomes "a @-@ b"
     escape: bool = False  # write & | < > ' " [ ] as entities in the tokens (and back in the output)
     lowercase: bool = False  # lower-case the tokens
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what is no way to tokenise."""
+        self.tokenization = one_of(Tokenization, "text.tokenization", self.tokenization)
 
     def check(self) -> None:
         """Raise UserError for options that contradict each other."""

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from dynconv_mt.train.loop import fit as fit
     from dynconv_mt.train.start import FitData as FitData
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "FitConfig": "config",
-        "FitData": "start",
-        "FitResult": "loop",
-        "average_checkpoints": "average",
-        "fit": "loop",
-        "newest_checkpoints": "average",
-    },
-)
+if not TYPE_CHECKING:  # a type checker is to see the names above alone
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "FitConfig": "config",
+            "FitData": "start",
+            "FitResult": "loop",
+            "average_checkpoints": "average",
+            "fit": "loop",
+            "newest_checkpoints": "average",
+        },
+    )

@@ -191,7 +191,7 @@ class FitConfig(RuntimeConfig):
     """Everything that `fit` reads. A command's job extends it with where the data lie and what the model is."""
 
     out_dir: str  # the run folder, RUN
-    seed: int = 1  # of the weights to begin with, of the order of the data and of dropout
+    seed: int = 1  # of the order of the data and of dropout; of the weights to begin with, too, for dc-train
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

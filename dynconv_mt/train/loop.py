@@ -55,14 +55,17 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     """Train `model` on `data` in the run folder `config.out_dir`, or go on where an earlier call was cut off.
 
     `validate` is called at each validation, on rank 0, with the model in evaluation mode on its device; it returns
-    further scores, such as {"bleu": 38.1}. A finished run is left as it is. With torchrun's environment set, every
-    rank calls this. `config` may be a subclass with further fields; all of them go into the run's config.json.
+    further scores, such as {"bleu": 38.1}. A finished run is left as it is, and so is `model`. With torchrun's
+    environment set, every rank calls this. `config` may be a subclass with further fields; all of them, and the model's
+    config, go into the run's config.json. The seed is not that of the weights of `model`, which has some already.
     Raises UserError before anything is written where options, data and folder do not fit together, and SystemFailure
     where a disk is full or another rank has died.
     """
     config.check()
+    if not isinstance(model, Seq2Seq):
+        raise UserError(f"model: must be a Seq2Seq, as build_model makes it, not {type(model).__name__}")
     config = recall_budget(config)
-    check_run_folder(config)
+    check_run_folder(config, model.config)
     run, ranks = Path(config.out_dir), Ranks.from_environment()
     if finished := read_finished(config):
         state, reason = finished
@@ -71,6 +74,8 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
             keep_finished(config, state, reason)
         return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
     check_data(config, model, data)
+    if config.validate.bleu and validate is None:
+        raise UserError("validate.bleu=true: needs the function `validate`, which translates and scores")
     compute = resolve_compute(config, ranks.local_rank, ranks.local_world_size, width=model.config.dim)
     check_device(compute.device)
     if compute.device.type == "cpu":
@@ -85,7 +90,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
             put_all_back(run)
         ranks.barrier()
         config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
-        check_run_folder(config)
+        check_run_folder(config, model.config)
         model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
         step = UpdateStep(model, config, compute, ranks)
@@ -151,7 +156,7 @@ class Trainer:
         return str(folder), None
 
     def _open_reporter(self, notes: list[str]) -> Reporter:
-        write_job(self.config)
+        write_job(self.config, self.step.module.config)
         left_over = updates_left(self.state, self.config, self.loader.num_updates)
         total = None if left_over is None else self.state.update + left_over
         reporter = Reporter.open(self.run_dir, self.state, total, self.config.train.tensorboard)

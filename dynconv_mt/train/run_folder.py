@@ -21,7 +21,7 @@ from typing import Any
 
 from dynconv_mt.data.output import check_folder
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.config import config_to_dict
+from dynconv_mt.models.config import ModelConfig, config_to_dict
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, stop_reason
@@ -39,7 +39,7 @@ FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_ev
 ADDED = {"train.r_drop": 0.0}  # options that runs of older versions do not note, and what they were
 
 
-def check_run_folder(config: FitConfig) -> None:
+def check_run_folder(config: FitConfig, model: ModelConfig) -> None:
     """Raise UserError when `out_dir` holds something else, a run of other options, or one that cannot go on."""
     run = Path(config.out_dir)
     check_folder("out_dir", config.out_dir)
@@ -51,7 +51,7 @@ def check_run_folder(config: FitConfig) -> None:
             raise UserError(f"out_dir={config.out_dir}: holds something else ({foreign[0]}); choose another folder")
         return
     has_checkpoints, has_model = bool(list_checkpoints(run)), (run / "model").is_dir()
-    if (has_checkpoints or has_model) and (changes := changed_options(job, job_to_json(config))):
+    if (has_checkpoints or has_model) and (changes := changed_options(job, job_to_json(config, model))):
         raise UserError(
             f"out_dir={config.out_dir}: holds another run, which differs in {'; '.join(changes)}. "
             "Give the options of that run to continue it, or choose another out_dir"
@@ -63,19 +63,22 @@ def check_run_folder(config: FitConfig) -> None:
         )
 
 
-def write_job(config: FitConfig) -> None:
+def write_job(config: FitConfig, model: ModelConfig) -> None:
     """Write the resolved job into the run folder, which is made if need be."""
-    write_json(Path(config.out_dir) / JOB, {"format": FORMAT, "kind": KIND, "job": job_to_json(config)})
+    write_json(Path(config.out_dir) / JOB, {"format": FORMAT, "kind": KIND, "job": job_to_json(config, model)})
 
 
-def job_to_json(config: FitConfig) -> dict[str, Any]:
-    """Return the job as it comes back from its JSON file."""
-    data: dict[str, Any] = json.loads(json.dumps(config_to_dict(config)))
+def job_to_json(config: FitConfig, model: ModelConfig) -> dict[str, Any]:
+    """Return the job, the architecture with it, as it comes back from its JSON file."""
+    content = {**config_to_dict(config), "model": config_to_dict(model)}
+    data: dict[str, Any] = json.loads(json.dumps(content, default=str))  # out_dir may be a Path
     return data
 
 
 def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the options that may not differ and do, as `name=now (was then)`."""
+    if "model" not in old:  # a run that was begun from Python, by an older version
+        new = {name: section for name, section in new.items() if name != "model"}
     flat_old, flat_new = ADDED | _flatten(old), _flatten(new)
     names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
     return [  # what only one of the two versions knows is null in the other

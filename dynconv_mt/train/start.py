@@ -34,6 +34,8 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
     for name, store in (("train", data.train), ("valid", data.valid)):
         if store is not None:
             _check_store(name, store, model)
+            if (fingerprint := getattr(data.text, "fingerprint", None)) is not None:
+                store.check_fingerprint(fingerprint)
     if not config.batch.is_auto:
         check_budget(data.train.src_lengths, data.train.tgt_lengths, config.batch)
     if data.valid is None:

@@ -4,10 +4,13 @@ import multiprocessing
 import operator
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +100,19 @@ def test_interrupting_the_start_leaves_no_process(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt), interrupted_after(0.05), Workers(2) as workers:
         list(workers.map(sleep, range(100)))
     assert not multiprocessing.active_children()
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    """Its spawned workers begin by running it again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import threading\nfrom dynconv_mt.data.workers import Workers\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "with Workers(2) as workers:\n    print(list(workers.map(abs, [1])))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=Path.cwd())
+    assert done.returncode == 1
+    assert 'must do so below if __name__ == "__main__":, or give workers=1' in done.stderr
 
 
 def test_more_workers_than_the_system_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

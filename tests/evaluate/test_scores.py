@@ -234,3 +234,11 @@ def test_languages_without_blanks_have_tokenisers_of_their_own() -> None:
             check_scoring("ja", config)
     else:
         check_scoring("ja", config)
+
+
+def test_words_stand_for_scores() -> None:
+    word: list[ScoreKind] = ["tokenized_bleu"]  # type: ignore[list-item]
+    lines = ["A rich-text format, isn't it?"]
+    assert corpus_scores(lines, [lines], "en", EvaluateConfig(metrics=word))[0].name == "tokenised BLEU"
+    with pytest.raises(UserError, match=r"evaluate\.metrics=bleurt: must be one of sacrebleu"):
+        EvaluateConfig(metrics=["bleurt"])  # type: ignore[list-item]

@@ -22,6 +22,7 @@ from dynconv_mt.models.config import (
 )
 from dynconv_mt.models.init import initialise
 from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
+from dynconv_mt.models.mixers.base import TokenMixer
 from dynconv_mt.models.presets import preset, preset_names
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model, new_model
 
@@ -247,3 +248,34 @@ def test_every_dropout_acts_and_in_training_only(name: str) -> None:
     assert torch.equal(evaluated, model(SRC, LENGTHS, PREV))
     is_same = torch.allclose(evaluated, model.train()(SRC, LENGTHS, PREV), atol=1e-4)
     assert is_same == (name == "none")
+
+
+def test_words_stand_for_members_of_enums(tmp_path: Path) -> None:
+    """What a library user writes as text is what it says, in the model and in what is read from its folder."""
+    words: Any = {"norm": "pre", "tying": "none", "positions": "learned"}
+    members: Any = {"norm": Norm.pre, "tying": Tying.none, "positions": Positions.learned}
+    one, other = (build_model(small("lightconv", **values)) for values in (words, members))
+    assert {name: tensor.shape for name, tensor in one.state_dict().items()} == {
+        name: tensor.shape for name, tensor in other.state_dict().items()
+    }
+    save_model(str(tmp_path / "model"), one)
+    assert load_model(str(tmp_path / "model")).config == one.config == other.config
+    assert StackConfig(norm="pre").norm is Norm.pre  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"model\.norm=both: must be one of pre, post"):
+        small("lightconv", norm="both")
+
+
+def test_a_compiled_model_is_saved_as_what_it_was_made_of(tmp_path: Path) -> None:
+    model = build_model(small("transformer"))
+    save_model(tmp_path / "model", torch.compile(model))  # type: ignore[arg-type]
+    loaded = load_model(tmp_path / "model").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_mixer_without_a_step_cannot_be_built() -> None:
+    class Half(TokenMixer):
+        def forward(self, x: torch.Tensor, padding: object = None) -> torch.Tensor:
+            return x
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half(None, None)  # type: ignore[abstract, arg-type]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
+from dynconv_mt.errors import UserError
 from dynconv_mt.text.config import TextConfig, Tokenization
 from dynconv_mt.text.moses import LineTokenizer, _normalizer
 
@@ -164,3 +165,9 @@ def test_a_row_of_dots_takes_no_time() -> None:
         assert normalize("." * 300_000) == "." * 300_000
         assert normalize('so..." x') == MosesPunctNormalizer(lang).normalize('so..." x')
     assert time.process_time() - started < 20
+
+
+def test_a_word_stands_for_a_tokenization() -> None:
+    assert LineTokenizer("en", TextConfig(tokenization="moses")).tokenize("a, b") == "a , b"  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"text\.tokenization=mosses: must be one of moses, none"):
+        TextConfig(tokenization="mosses")  # type: ignore[arg-type]

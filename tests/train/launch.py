@@ -74,7 +74,10 @@ class Launch:
         folder = Path(self.job.out_dir).parent
         script = folder / f"{Path(self.job.out_dir).name}.py"
         script.write_text(SCRIPT.replace("##", self.extra))
-        arguments = [json.dumps(job_to_json(self.job)), json.dumps(config_to_dict(self.model.config))]
+        arguments = [
+            json.dumps({k: v for k, v in job_to_json(self.job, self.model.config).items() if k != "model"}),
+            json.dumps(config_to_dict(self.model.config)),
+        ]
         return [str(script), *arguments, str(self.data.train.folder), str(self.data.valid.folder)]
 
     def start(self, ranks: int = 1) -> list[subprocess.Popen[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,33 @@ def test_options_are_compared_with_what_a_killed_save_had_set_aside(
         fit(new_job(optim__lr=0.5), new_model(), data)
     assert newest.is_dir()
     assert fit(new_job(train__max_updates=12), new_model(), data).update == 12
+
+
+def test_another_model_is_another_run(data: FitData, new_model: NewModel, new_job: NewJob, tmp_path: Path) -> None:
+    fit(new_job(train__max_updates=6, out_dir=tmp_path / "run"), new_model(), data)  # a Path serves as well
+    for job in (new_job(), new_job(train__max_updates=6)):  # to go on, and finished
+        with pytest.raises(UserError, match=r"another run.*model\.dropout=0\.5 \(was 0\.2\)"):
+            fit(job, new_model(dropout=0.5), data)
+    noted = tmp_path / "run" / "config.json"
+    content = json.loads(noted.read_text())
+    del content["job"]["model"]  # as older versions noted it
+    noted.write_text(json.dumps(content))
+    assert fit(new_job(train__max_updates=7), new_model(), data).update == 7
+
+
+def test_what_cannot_be_trained_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    with pytest.raises(UserError, match="model: must be a Seq2Seq, as build_model makes it, not OptimizedModule"):
+        fit(new_job(), torch.compile(new_model()), data)  # type: ignore[arg-type]
+    job = new_job(validate__bleu=True)
+    with pytest.raises(UserError, match=r"validate\.bleu=true: needs the function `validate`"):
+        fit(job, new_model(), data)
+
+    class Text:
+        fingerprint = "another"
+
+        def save(self, folder: Path) -> None:
+            """Write nothing."""
+
+    with pytest.raises(UserError, match="its ids belong to another vocabulary"):
+        fit(new_job(), new_model(), replace(data, text=Text()))
+    assert not Path(job.out_dir).exists()

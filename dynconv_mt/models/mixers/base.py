@@ -5,7 +5,7 @@ Shapes: B sentences, W beam slots, T positions, N new positions, D model width.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -49,7 +49,7 @@ class MixerState(Protocol):
         """Let slot w of sentence b continue from slot parents[b, w]; parents (B, W') int64."""
 
 
-class TokenMixer(nn.Module):
+class TokenMixer(nn.Module, ABC):
     """Base of all mixers. Training (`forward`) and decoding (`step`) are one function with one set of weights."""
 
     def __init__(self, config: Any, slot: MixerSlot) -> None:
