@@ -20,7 +20,8 @@ set -euo pipefail
 # hands it to the ranks, and they finish their update, save and end, for which they have four minutes.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --kill-on-bad-exit=1 torchrun \
+# what #SBATCH says of processors, srun does not hear of by itself since Slurm 22.05
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" torchrun \
     --nnodes="$SLURM_NNODES" \
     --nproc-per-node="${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}" \
     --rdzv-backend=c10d \

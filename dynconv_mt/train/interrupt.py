@@ -64,7 +64,8 @@ def interrupts() -> Iterator[Interrupt]:
     def receive(number: int, _: FrameType | None) -> None:
         nonlocal first
         now = time.monotonic()
-        first = first or now
+        if number == signal.SIGINT:
+            first = first or now
         if number == signal.SIGINT and now - first > PATIENCE:
             raise KeyboardInterrupt
         interrupt.receive(number)

@@ -33,7 +33,15 @@ from dynconv_mt.train.report import Reporter
 from dynconv_mt.train.resume import read_state, restore_step
 from dynconv_mt.train.run_folder import check_run_folder, locked, read_finished, write_finished, write_job
 from dynconv_mt.train.saving import Saver
-from dynconv_mt.train.start import FitData, check_data, check_resume, check_same_data, describe, max_positions
+from dynconv_mt.train.start import (
+    FitData,
+    check_data,
+    check_ranks,
+    check_resume,
+    check_same_data,
+    describe,
+    max_positions,
+)
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
 from dynconv_mt.train.step import Sums, UpdateStep
 from dynconv_mt.train.trouble import check_progress
@@ -91,6 +99,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         ranks.barrier()
         config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
         check_run_folder(config, model.config)
+        check_ranks(config, model.config, data, compute, ranks)
         model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
         step = UpdateStep(model, config, compute, ranks)
@@ -181,8 +190,13 @@ class Trainer:
                 if stop:
                     break
                 self._make(next(updates))
-        self.saver.join()
+        self._wait_for_files()
         return self._interrupted(stop) if stop.is_interrupt else self._finish(stop)
+
+    def _wait_for_files(self) -> None:
+        """Wait until the last checkpoint is on the disk, on all ranks: rank 0 takes those that leave for dead."""
+        self.saver.join()
+        self.ranks.barrier()
 
     def _updates(self) -> Generator[Update]:
         """Yield updates from the present position on, epoch after epoch, without end."""
@@ -215,6 +229,8 @@ class Trainer:
         elif self.reporter.is_due():
             self._show(self._record(self.step.peek()))
         if state.update % self.config.train.max_skipped == 0:  # seldom, since it waits for the device
+            if self.step.is_stuck():
+                self._wait_for_files()
             check_progress(self.step, self.run_dir, self.data.text)
 
     def _log(self) -> None:

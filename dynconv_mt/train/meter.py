@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from dynconv_mt.compute import trim_freed_memory
 from dynconv_mt.errors import UserError
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -51,6 +52,7 @@ class HostMeter:
 
     def __init__(self) -> None:
         """Measure from here on. Raises UserError where the system does not say."""
+        trim_freed_memory()
         self._before = _read_table(PROC / "self" / "status", "VmRSS")
 
     def room(self, num_processes: int) -> int:
@@ -64,6 +66,7 @@ class HostMeter:
 
     def growth(self, action: Callable[[], object]) -> int:
         """Do something and return the largest growth of the resident set."""
+        trim_freed_memory()  # of an earlier and larger trial, which this one would be taken for
         try:
             (PROC / "self" / "clear_refs").write_text(_RESET_PEAK)
             entry = "VmHWM"

@@ -36,6 +36,8 @@ FORMAT = 1
 FREE = ("out_dir", "data_dir", "device", "precision", "threads", "checkpoint", "validate", "search")
 FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard", "parallel")
 
+OWN = ("out_dir", "data_dir", "device", "precision", "threads")  # may be each rank's own, as typed
+
 ADDED = {"train.r_drop": 0.0}  # options that runs of older versions do not note, and what they were
 
 
@@ -79,7 +81,7 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     """Return the options that may not differ and do, as `name=now (was then)`."""
     if "model" not in old:  # a run that was begun from Python, by an older version
         new = {name: section for name, section in new.items() if name != "model"}
-    flat_old, flat_new = ADDED | _flatten(old), _flatten(new)
+    flat_old, flat_new = ADDED | flatten(old), flatten(new)
     names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
     return [  # what only one of the two versions knows is null in the other
         f"{name}={flat_new.get(name)} (was {flat_old.get(name)})"
@@ -149,11 +151,12 @@ def read_job(run: Path) -> dict[str, Any] | None:
     return job
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return options in groups by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
+            flat.update(flatten(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return flat

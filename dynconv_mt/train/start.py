@@ -12,11 +12,13 @@ from dynconv_mt.data.loader import Loader
 from dynconv_mt.data.plan import check_budget
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError
+from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.models.io import SavesItself
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import backend
 from dynconv_mt.train.config import Final, FitConfig, require
 from dynconv_mt.train.distributed import Ranks
+from dynconv_mt.train.run_folder import OWN, flatten, job_to_json
 from dynconv_mt.train.state import TrainerState
 
 
@@ -57,6 +59,26 @@ def check_same_data(state: TrainerState, data: FitData) -> dict[str, str]:
     return found
 
 
+def check_ranks(config: FitConfig, model: ModelConfig, data: FitData, compute: Compute, ranks: Ranks) -> None:
+    """Raise UserError on all ranks where one has other options, data or arithmetic than rank 0: weights would part."""
+    job = job_to_json(config, model)
+    mine = {
+        **{name: value for name, value in flatten(job).items() if name not in OWN},
+        **{f"{name} data": digest for name, digest in check_same_data(TrainerState(), data).items()},
+        "kind of device": compute.device.type,
+        "precision": str(compute.precision),
+    }
+    theirs = ranks.from_main(mine)
+    differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    rank = ranks.world_size - ranks.max(ranks.world_size - ranks.rank if differing else 0)  # the lowest that differs
+    if rank < ranks.world_size:
+        names = ranks.from_rank(rank, differing if ranks.rank == rank else None)
+        raise UserError(
+            f"{', '.join(names)}: rank {rank} has another than rank 0; start all ranks with the same options, data and "
+            "kind of device"
+        )
+
+
 def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator[str]:
     """Fit `state` to the data and the ranks at hand; yield what changes by other ranks.
 
@@ -66,7 +88,10 @@ def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator
     world_size, per_update = loader.share.world_size, loader.share.world_size * loader.share.update_freq
     if state.update and per_update != state.batches_per_update:
         yield f"warning: an update now has {per_update} batches, before it had {state.batches_per_update}"
-        state.epoch_update = state.epoch_update * state.batches_per_update // per_update
+        begun = int(
+            state.epoch_update > 0
+        )  # it stays within the epoch: its beginning would count as the end of another
+        state.epoch_update = max(begun, state.epoch_update * state.batches_per_update // per_update)
     elif state.update and world_size != state.world_size:
         yield f"note: {world_size} ranks, before {state.world_size}: the same batches, other dropout"
     if state.epoch_update >= loader.num_updates:

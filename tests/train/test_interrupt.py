@@ -127,6 +127,15 @@ def test_raising_inside_the_block_only() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_ctrl_c_after_another_signal_is_a_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynconv_mt.train.interrupt.PATIENCE", -1.0)
+    with interrupts() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr("dynconv_mt.train.interrupt.PATIENCE", 60.0)
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.name == "SIGTERM"
+
+
 def test_a_second_ctrl_c_counts_when_it_is_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with interrupts():
         signal.raise_signal(signal.SIGINT)

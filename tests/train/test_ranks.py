@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from train.runs import NewJob, NewModel, metrics, tensors
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.train import FitConfig, FitData, fit
+from dynconv_mt.train.checkpoint import checkpoint_update, list_checkpoints
 from dynconv_mt.train.config import Final, Parallel, TrainConfig
 
 
@@ -130,3 +132,49 @@ def test_batches_per_update_must_divide() -> None:
         TrainConfig(batches_per_update=128).micro_batches(3)
     with pytest.raises(UserError, match=r"train\.update_freq=2"):
         TrainConfig(batches_per_update=128, update_freq=2)
+
+
+@pytest.mark.slow
+def test_ranks_with_other_options_are_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """Their weights would part without a word."""
+    job = quiet(new_job(train__max_updates=6))
+    extra = "import os; config.optim.lr *= 1 + int(os.environ['RANK'])"
+    result = Launch(job, new_model(), data, extra).torchrun()
+    assert result.returncode != 0
+    assert "optim.lr: rank 1 has another than rank 0" in result.stderr
+    assert not (Path(job.out_dir) / "checkpoints").exists()
+
+
+SLOW_DISK = """
+import signal, time
+from dynconv_mt.train import heartbeat, saving
+from dynconv_mt.train.loop import Trainer
+heartbeat.LIMIT, write, make = 3.0, saving.write_folder, Trainer._make
+def write_slowly(*given):
+    time.sleep(8.0)
+    write(*given)
+def make_and_stop(self, update):
+    make(self, update)
+    if self.state.update == 5:
+        signal.raise_signal(signal.SIGTERM)
+saving.write_folder, Trainer._make = write_slowly, make_and_stop
+"""
+
+
+@pytest.mark.slow
+def test_ranks_stay_until_a_slow_disk_has_the_checkpoint(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    job = quiet(new_job(train__max_updates=12))
+    said = run_two(job, new_model(), data, SLOW_DISK)
+    assert "saved after update 5" in said
+    assert [checkpoint_update(folder) for folder in list_checkpoints(Path(job.out_dir))] == [5]
+
+
+@pytest.mark.slow
+def test_more_ranks_do_not_end_an_epoch(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """Stopped one update into an epoch, with twice as many batches an update from there on."""
+    options: dict[str, Any] = {"validate__every": 0, "checkpoint__every": 0, "checkpoint__every_epochs": 1}
+    job = new_job(train__update_freq=1, train__max_updates=1, checkpoint__final=Final.last, **options)
+    fit(job, new_model(), data)
+    run_two(replace(job, train=replace(job.train, max_updates=3)), new_model(), data)
+    state = json.loads((list_checkpoints(Path(job.out_dir))[-1] / "state" / "trainer.json").read_text())
+    assert state["update"] == 3 and state["saved"] == [1, 3] and state["epoch"] == 0
