@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.config import BatchConfig, translation_batch
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, one_of
 from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import check_device
@@ -235,8 +235,7 @@ def load_translator(
     Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
     """
     import_plugins()
-    if precision not in list(Precision):
-        raise UserError(f"precision={precision}: must be one of {', '.join(Precision)}")
+    precision = one_of(Precision, "precision", precision)
     paths = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
     if not paths:
         raise UserError("model_dir=[]: give at least one model")
@@ -248,7 +247,7 @@ def load_translator(
                 f"model_dir={path}: has another text pipeline than {paths[0]}; models of an ensemble must have been "
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
-    runtime = RuntimeConfig(device=str(device), precision=Precision(precision), threads=threads)
+    runtime = RuntimeConfig(device=str(device), precision=precision, threads=threads)
     models = [_load_model(folder) for folder in folders]
     compute = resolve_compute(runtime, width=max(model.config.dim for model in models))
     check_device(compute.device)

@@ -65,9 +65,8 @@ def compose_yaml(command: Command, arguments: Arguments) -> str:
     """Return the composed options as YAML; `???` stands for what is missing."""
     config = _compose(command, arguments)
     try:
-        plain = OmegaConf.create(
-            OmegaConf.to_container(config, enum_to_str=True)
-        )  # without types, which words have not
+        # without types, which words have not
+        plain = OmegaConf.create(OmegaConf.to_container(config, enum_to_str=True))
         for name, option in options_of(command.job).items():
             for word, value in option.words.items():
                 if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it

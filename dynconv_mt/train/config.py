@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dynconv_mt.data.config import BatchConfig
-from dynconv_mt.errors import UserError
+from dynconv_mt.errors import UserError, one_of
 from dynconv_mt.runtime import RuntimeConfig
 
 MAX_LR = 1000.0
@@ -73,7 +73,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
-        self.parallel = Parallel(self.parallel)
+        self.parallel = one_of(Parallel, "train.parallel", self.parallel)
         _check_at_least("train", self, 0, "max_updates", "max_epochs", "max_minutes", "batches_per_update", "r_drop")
         _check_at_least("train", self, 1, "update_freq", "max_skipped", "log_every")
         for name in ("label_smoothing", "ema_decay"):
@@ -129,7 +129,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
-        self.kind = ScheduleKind(self.kind)
+        self.kind = one_of(ScheduleKind, "schedule.kind", self.kind)
         _check_at_least("schedule", self, 0, "warmup_updates", "warmup_init_lr", "min_lr", "period_updates")
         period = ("schedule.period_updates", self.period_updates)
         if self.kind is ScheduleKind.cosine:
@@ -150,7 +150,7 @@ class ValidateConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
-        self.metric = Metric(self.metric)
+        self.metric = one_of(Metric, "validate.metric", self.metric)
         _check_at_least("validate", self, 0, "every", "every_epochs", "patience")
         is_idle = self.patience > 0 and not (self.every or self.every_epochs)
         require(not is_idle, "validate.patience", self.patience, "needs validate.every or validate.every_epochs")
@@ -176,7 +176,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that makes no sense."""
-        self.final = Final(self.final)
+        self.final = one_of(Final, "checkpoint.final", self.final)
         _check_at_least("checkpoint", self, 0, "every", "every_epochs", "keep_best", "keep_every")
         _check_at_least("checkpoint", self, 1, "keep_last", "average")
         if self.final is Final.average:

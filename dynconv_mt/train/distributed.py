@@ -98,6 +98,10 @@ class Ranks:
         buffer[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         return json.loads(bytes(self.sum(buffer).tolist()))
 
+    def lowest(self, holds: bool) -> int:
+        """Return the lowest rank on which something holds, the number of ranks where it holds on none."""
+        return self.world_size - self.max(self.world_size - self.rank if holds else 0)
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.max(0)

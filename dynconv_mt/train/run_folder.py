@@ -33,10 +33,9 @@ FORMAT = 1
 
 # Options that may differ when a run continues: they decide where, how long and how visibly it computes, not what.
 # The data folder may move: its content is compared by hash.
-FREE = ("out_dir", "data_dir", "device", "precision", "threads", "checkpoint", "validate", "search")
+OWN = ("out_dir", "data_dir", "device", "precision", "threads")  # may also be each rank's own, as typed
+FREE = (*OWN, "checkpoint", "validate", "search")
 FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard", "parallel")
-
-OWN = ("out_dir", "data_dir", "device", "precision", "threads")  # may be each rank's own, as typed
 
 ADDED = {"train.r_drop": 0.0}  # options that runs of older versions do not note, and what they were
 

@@ -49,7 +49,7 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
 
 def check_same_data(state: TrainerState, data: FitData) -> dict[str, str]:
     """Return the digests of the data. Raises UserError where they are not those that the run was started with."""
-    found = {name: store.digest for name, store in (("train", data.train), ("valid", data.valid)) if store is not None}
+    found = _digests(data)
     if state.data and state.data != found:
         changed = sorted(name for name in state.data.keys() | found.keys() if state.data.get(name) != found.get(name))
         raise UserError(
@@ -59,18 +59,22 @@ def check_same_data(state: TrainerState, data: FitData) -> dict[str, str]:
     return found
 
 
+def _digests(data: FitData) -> dict[str, str]:
+    return {name: store.digest for name, store in (("train", data.train), ("valid", data.valid)) if store is not None}
+
+
 def check_ranks(config: FitConfig, model: ModelConfig, data: FitData, compute: Compute, ranks: Ranks) -> None:
     """Raise UserError on all ranks where one has other options, data or arithmetic than rank 0: weights would part."""
     job = job_to_json(config, model)
     mine = {
         **{name: value for name, value in flatten(job).items() if name not in OWN},
-        **{f"{name} data": digest for name, digest in check_same_data(TrainerState(), data).items()},
+        **{f"{name} data": digest for name, digest in _digests(data).items()},
         "kind of device": compute.device.type,
         "precision": str(compute.precision),
     }
     theirs = ranks.from_main(mine)
     differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-    rank = ranks.world_size - ranks.max(ranks.world_size - ranks.rank if differing else 0)  # the lowest that differs
+    rank = ranks.lowest(bool(differing))
     if rank < ranks.world_size:
         names = ranks.from_rank(rank, differing if ranks.rank == rank else None)
         raise UserError(
@@ -88,9 +92,7 @@ def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator
     world_size, per_update = loader.share.world_size, loader.share.world_size * loader.share.update_freq
     if state.update and per_update != state.batches_per_update:
         yield f"warning: an update now has {per_update} batches, before it had {state.batches_per_update}"
-        begun = int(
-            state.epoch_update > 0
-        )  # it stays within the epoch: its beginning would count as the end of another
+        begun = int(state.epoch_update > 0)  # then the place stays within the epoch, whose beginning ends another
         state.epoch_update = max(begun, state.epoch_update * state.batches_per_update // per_update)
     elif state.update and world_size != state.world_size:
         yield f"note: {world_size} ranks, before {state.world_size}: the same batches, other dropout"

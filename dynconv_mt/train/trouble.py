@@ -86,7 +86,7 @@ def _investigate(step: UpdateStep, text: SavesItself | None) -> dict[str, Any]:
             loss = float(step.add_gradients(attempt, part, is_last=False)[0])
         if finding := watch.first(loss):
             found.append((part, finding))
-    rank = ranks.world_size - ranks.max(ranks.world_size - ranks.rank if found else 0)
+    rank = ranks.lowest(bool(found))
     if rank == ranks.world_size:  # nobody found anything
         rank, found = 0, [(attempt.parts[0], _largest_gradient(step.module))]
     step.optimizer.zero_grad(set_to_none=True)
