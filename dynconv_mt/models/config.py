@@ -256,7 +256,7 @@ def config_from_dict(data: dict[str, Any]) -> ModelConfig:
         stacks = {side: _stack_from_dict(data.pop(side)) for side in ("encoder", "decoder")}
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"config.json: does not describe a model ({error!r}); was it altered?") from None
-    return _construct(ModelConfig, {**data, **stacks, **_enums(data)})
+    return _construct(ModelConfig, {**data, **stacks})
 
 
 def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
@@ -267,21 +267,11 @@ def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
             f"config.json: this model uses the token mixer {name!r}, and only {', '.join(sorted(MIXER_CONFIGS))} are "
             "registered; import the package that defines it (DYNCONV_MT_PLUGINS=package)"
         )
-    return _construct(StackConfig, {**data, **_enums(data), "mixer": _construct(MIXER_CONFIGS[name], mixer)})
-
-
-def _enums(data: dict[str, Any]) -> dict[str, Any]:
-    """The values of `data` that are members of enums, as such."""
-    kinds = {"norm": Norm, "tying": Tying, "positions": Positions}
-    given = {name: kind for name, kind in kinds.items() if data.get(name) is not None}
-    try:
-        return {name: kind(data[name]) for name, kind in given.items()}
-    except ValueError as error:
-        raise UserError(f"config.json: {error}; was it written by a newer version?") from None
+    return _construct(StackConfig, {**data, "mixer": _construct(MIXER_CONFIGS[name], mixer)})
 
 
 def _construct(config_type: type[T], values: dict[str, Any]) -> T:
     try:
         return config_type(**values)
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         raise UserError(f"config.json: {config_type.__name__}: {error}; was it written by a newer version?") from None
