@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,31 @@ def beyond_link(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def write_file(path: Path, data: bytes | str) -> None:
+def write_file(path: Path, data: bytes | str | Iterable[str]) -> None:
     """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
 
     A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
     must not be replaced: it is written into. Raises UserError in a folder in which nothing can be made, such as /proc.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
+    parts = [data] if isinstance(data, bytes | str) else data
     if path.exists() and not path.is_file():
-        path.write_bytes(content)
+        _write(path, parts)
         return
     path = beyond_link(path)
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # short: the name itself may be as long as names can be
     try:
-        temporary.write_bytes(content)
+        _write(temporary, parts)
         os.replace(temporary, path)
     except FileNotFoundError:
         raise UserError(f"{path}: cannot be made; choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, parts: Iterable[bytes | str]) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part.encode("utf-8") if isinstance(part, str) else part)
 
 
 def to_json(data: Any, indent: int = 2) -> str:

@@ -127,26 +127,38 @@ class Translator:
         An empty line is scored as well: as `</s>` alone. Raises UserError for a line longer than the models read, and
         where there are not as many targets as sources.
         """
+        return list(self.stream_scores(sources, targets, progress))
+
+    def stream_scores(self, sources: Sequence[str], targets: Sequence[str], progress: bool = False) -> Iterator[Scored]:
+        """Yield what `score` returns, a window at a time; all lines are checked before the first is scored."""
         if isinstance(sources, str) or isinstance(targets, str):
             raise TypeError("score takes two lists of lines, not a string")
         if len(sources) != len(targets):
             raise UserError(f"targets: there are {len(targets)}, and {len(sources)} sources; one belongs to each")
-        src, tgt = (
-            [self.text.encode_source(line) for line in sources],
-            [self.text.encode_target(line) for line in targets],
-        )
-        pairs = list(zip(src, tgt, strict=True))
+        src = [self.text.encode_source(line) for line in sources]
+        tgt = [self.text.encode_target(line) for line in targets]
         self._check_lengths("source", src, self.max_pieces)
         self._check_lengths("target", tgt, max_decoder_length(self.models))
-        found: dict[int, Scored] = {}
-        with tqdm(total=len(pairs), unit=" lines", disable=not progress, smoothing=0.1) as bar:
-            for rows in self._batches([max(len(pair[0]), len(pair[1]), 1) for pair in pairs]):
-                scores = self._forced_scores([src[row] for row in rows], [tgt[row] for row in rows])
-                for row, token_scores in zip(rows, scores, strict=True):
-                    pieces = tuple(self.text.target_pieces(tgt[row]))
-                    found[row] = Scored(sources[row], targets[row], pieces, tuple(token_scores[: len(pieces) + 1]))
-                bar.update(len(rows))
-        return [found[row] for row in range(len(pairs))]
+        with tqdm(total=len(src), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+            for first in range(0, len(src), WINDOW):
+                window = slice(first, first + WINDOW)
+                token_scores = self._score_window(src[window], tgt[window], bar)
+                for source, target, ids, scores in zip(
+                    sources[window], targets[window], tgt[window], token_scores, strict=True
+                ):
+                    yield Scored(source, target, tuple(self.text.target_pieces(ids)), scores)
+
+    def _score_window(
+        self, src: Sequence[list[int]], tgt: Sequence[list[int]], bar: tqdm[NoReturn]
+    ) -> list[tuple[float, ...]]:
+        """The log-probabilities of the targets' ids and `</s>`, computed by length."""
+        found: list[tuple[float, ...]] = [()] * len(src)
+        for rows in self._batches([max(len(source), len(target), 1) for source, target in zip(src, tgt, strict=True)]):
+            scores = self._forced_scores([src[row] for row in rows], [tgt[row] for row in rows])
+            for row, padded in zip(rows, scores, strict=True):
+                found[row] = tuple(padded[: len(tgt[row]) + 1])
+            bar.update(len(rows))
+        return found
 
     def _forced_scores(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> list[list[float]]:
         """The log-probabilities of the ids of one batch, padded."""

@@ -75,6 +75,19 @@ def test_windows_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch, capl
     assert f"line {len(lines)} (" in caplog.text
 
 
+def test_scores_come_by_the_window_and_lines_are_checked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    translator = Translator([MODEL], TEXT, search=SEARCH)
+    targets = LINES[::-1]
+    whole = translator.score(LINES, targets)
+    assert [(each.source, each.target) for each in whole] == list(zip(LINES, targets, strict=True))
+    monkeypatch.setattr("dynconv_mt.translate.WINDOW", 2)
+    for one, other in zip(translator.stream_scores(LINES, targets), whole, strict=True):
+        assert one.pieces == other.pieces
+        assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
+    with pytest.raises(UserError, match="source line 6: has"):
+        next(translator.stream_scores([*LINES[:5], "dogs " * 2000], targets))
+
+
 def test_blank_lines_stay_empty() -> None:
     translations = Translator([MODEL], TEXT, search=SEARCH).translate(LINES)
     assert translations[1] == Translation("")

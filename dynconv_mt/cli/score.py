@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
@@ -25,24 +24,38 @@ def run(job: ScoreJob) -> int:
     translator = load_translator(
         as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, batch=job.batch
     )
-    scored = translator.score(sources, targets, progress=sys.stderr.isatty())
-    lines = "".join(f"{_to_json(each)}\n" for each in scored)
+    totals = Totals()
+    lines = (
+        f"{_to_json(totals.with_(scored))}\n"
+        for scored in translator.stream_scores(sources, targets, progress=sys.stderr.isatty())
+    )
     if job.output is None:
-        print(lines, end="")
+        sys.stdout.writelines(lines)
     else:
         write_file(Path(job.output), lines)
-    print(summary(scored), file=sys.stderr if job.output is None else sys.stdout)
+    print(totals, file=sys.stderr if job.output is None else sys.stdout)
     return 0
 
 
-def summary(scored: Sequence[Scored]) -> str:
-    """Return the line that says how probable all targets are together; </s> counts as a token."""
-    num_tokens = sum(len(each.token_scores) for each in scored)
-    total = math.fsum(each.score for each in scored)
-    return (
-        f"{len(scored):,} sentences, {num_tokens:,} tokens: log-probability {total:.4f} nats, "
-        f"{total / num_tokens:.4f} a token, perplexity {perplexity(-total / num_tokens):.4f}"
-    )
+@dataclass
+class Totals:
+    """How probable all targets are together; </s> counts as a token."""
+
+    scores: list[float] = field(default_factory=list)  # log-probabilities of the sentences, in nats
+    num_tokens: int = 0
+
+    def with_(self, scored: Scored) -> Scored:
+        """Add a sentence, and return it."""
+        self.scores.append(scored.score)
+        self.num_tokens += len(scored.token_scores)
+        return scored
+
+    def __str__(self) -> str:
+        total = math.fsum(self.scores)
+        return (
+            f"{len(self.scores):,} sentences, {self.num_tokens:,} tokens: log-probability {total:.4f} nats, "
+            f"{total / self.num_tokens:.4f} a token, perplexity {perplexity(-total / self.num_tokens):.4f}"
+        )
 
 
 def _to_json(scored: Scored) -> str:
