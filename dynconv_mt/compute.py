@@ -15,7 +15,6 @@ from dynconv_mt.runtime import Precision, RuntimeConfig, num_cores
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 logger = logging.getLogger(__name__)
-MAX_THREADS = 1024
 MIN_BF16_WIDTH = 128  # on a CPU; of narrower layers nobody has measured that products save more than conversions take
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -49,11 +48,9 @@ def resolve_compute(
     channels of the model's layers, by which precision=auto decides on a CPU (default: as for a wide model).
     Raises UserError for a device that is not there, or a precision that it lacks.
     """
-    if not 0 <= config.threads <= MAX_THREADS:
-        raise UserError(f"threads={config.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")
     torch.set_num_threads(config.threads or max(1, num_cores() // local_world_size))
     device = _device(config.device, local_rank, local_world_size)
-    return Compute(device, _precision(Precision(config.precision), device, width))
+    return Compute(device, _precision(config.precision, device, width))
 
 
 def keep_freed_memory() -> None:

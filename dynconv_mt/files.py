@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def beyond_link(path: Path) -> Path:
@@ -19,20 +22,20 @@ def beyond_link(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def write_file(path: Path, data: bytes | str | Iterable[str]) -> None:
+def write_file(path: Path, data: bytes | str) -> None:
     """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
 
     A symbolic link stays one, and the file that it names is written. A pipe or a device (`/dev/null`) has no halves and
     must not be replaced: it is written into. Raises UserError in a folder in which nothing can be made, such as /proc.
     """
-    parts = [data] if isinstance(data, bytes | str) else data
-    if path.exists() and not path.is_file():
-        _write(path, parts)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    if _is_special(path):
+        path.write_bytes(content)
         return
     path = beyond_link(path)
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # short: the name itself may be as long as names can be
     try:
-        _write(temporary, parts)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except FileNotFoundError:
         raise UserError(f"{path}: cannot be made; choose another folder") from None
@@ -40,10 +43,61 @@ def write_file(path: Path, data: bytes | str | Iterable[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, parts: Iterable[bytes | str]) -> None:
-    with path.open("wb") as file:
-        for part in parts:
-            file.write(part.encode("utf-8") if isinstance(part, str) else part)
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+class GrowingFile:
+    """A file of lines that takes long to write: NAME.partial until `commit`, and from then on NAME. Text is UTF-8.
+
+    What was written stays in NAME.partial when the program is ended before. Links, pipes and devices are dealt with as
+    by `write_file`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path if _is_special(path) else beyond_link(path)
+        stem = os.fsdecode(os.fsencode(self.path.name)[:247])  # names have 255 bytes at most
+        self.partial = self.path if _is_special(path) else self.path.with_name(f"{stem}.partial")
+        with writing(self.partial):
+            self._file = self.partial.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, line: str) -> None:
+        """Add a line, which has no line feed yet."""
+        with writing(self.partial):
+            self._file.write(f"{line}\n")
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        with writing(self.path):
+            self._file.close()
+            if self.partial != self.path:
+                os.replace(self.partial, self.path)
+
+    def abandon(self) -> str | None:
+        """Close the file where it is; return where that is, None if nothing was written, and then nothing is left."""
+        with suppress(OSError):
+            self._file.close()
+        if self.partial == self.path or not self.partial.exists():
+            return None
+        if self.partial.stat().st_size:
+            return str(self.partial)
+        self.partial.unlink()
+        return None
+
+
+@contextmanager
+def growing_files(paths: Iterable[Path]) -> Iterator[list[GrowingFile]]:
+    """Yield a file for each path, to be committed in the block; after an exception, say what is left of the others."""
+    files: list[GrowingFile] = []
+    try:
+        for path in paths:
+            files.append(GrowingFile(path))
+        yield files
+    except BaseException:
+        for file in files:
+            if left := file.abandon():
+                logger.warning(f"{file.path}: is not finished; what was written is in {left}")
+        raise
 
 
 def to_json(data: Any, indent: int = 2) -> str:

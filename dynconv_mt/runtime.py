@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dynconv_mt.errors import UserError, one_of
+
+MAX_THREADS = 1024
+
 
 class Precision(StrEnum):
     """Arithmetic of matrix products. auto: bf16 where fast (a CPU: from width 128 on), else fp16, or fp32 on a CPU."""
@@ -28,3 +32,9 @@ class RuntimeConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: Precision = Precision.auto
     threads: int = field(default=0, metadata={"words": {"auto": 0}})  # CPU threads; 0 or auto: all cores
+
+    def __post_init__(self) -> None:
+        """Raise UserError for an arithmetic or a number of threads that there is not."""
+        self.precision = one_of(Precision, "precision", self.precision)
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise UserError(f"threads={self.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")

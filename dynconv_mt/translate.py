@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from tqdm import tqdm
 
 from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.config import BatchConfig, translation_batch
-from dynconv_mt.errors import UserError, one_of
-from dynconv_mt.models.io import TEXT, load_model, read_config, resolve_model_dir
+from dynconv_mt.errors import UserError
+from dynconv_mt.models.io import load_model, read_config, resolve_model_dir
+from dynconv_mt.models.layout import TEXT
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import check_device
 from dynconv_mt.plugins import import_plugins
@@ -135,11 +137,11 @@ class Translator:
             raise TypeError("score takes two lists of lines, not a string")
         if len(sources) != len(targets):
             raise UserError(f"targets: there are {len(targets)}, and {len(sources)} sources; one belongs to each")
-        src = [self.text.encode_source(line) for line in sources]
-        tgt = [self.text.encode_target(line) for line in targets]
-        self._check_lengths("source", src, self.max_pieces)
-        self._check_lengths("target", tgt, max_decoder_length(self.models))
-        with tqdm(total=len(src), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+        with tqdm(total=len(sources), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+            src = [array("i", self.text.encode_source(line)) for line in sources]  # a tenth of lists' memory
+            tgt = [array("i", self.text.encode_target(line)) for line in targets]
+            self._check_lengths("source", src, self.max_pieces)
+            self._check_lengths("target", tgt, max_decoder_length(self.models))
             for first in range(0, len(src), WINDOW):
                 window = slice(first, first + WINDOW)
                 token_scores = self._score_window(src[window], tgt[window], bar)
@@ -149,7 +151,7 @@ class Translator:
                     yield Scored(source, target, tuple(self.text.target_pieces(ids)), scores)
 
     def _score_window(
-        self, src: Sequence[list[int]], tgt: Sequence[list[int]], bar: tqdm[NoReturn]
+        self, src: Sequence[Sequence[int]], tgt: Sequence[Sequence[int]], bar: tqdm[NoReturn]
     ) -> list[tuple[float, ...]]:
         """The log-probabilities of the targets' ids and `</s>`, computed by length."""
         found: list[tuple[float, ...]] = [()] * len(src)
@@ -160,14 +162,14 @@ class Translator:
             bar.update(len(rows))
         return found
 
-    def _forced_scores(self, sources: Sequence[list[int]], targets: Sequence[list[int]]) -> list[list[float]]:
+    def _forced_scores(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-probabilities of the ids of one batch, padded."""
         (src, lengths), (tgt, _) = self._pad(sources), self._pad(targets)
         with self.compute.autocast():
             scores: list[list[float]] = forced_scores(self.models, src, lengths, tgt).tolist()
         return scores
 
-    def _check_lengths(self, name: str, lines: Sequence[list[int]], limit: int) -> None:
+    def _check_lengths(self, name: str, lines: Sequence[Sequence[int]], limit: int) -> None:
         for number, ids in enumerate(lines, start=1):
             if len(ids) > limit:
                 raise UserError(f"{name} line {number}: has {len(ids)} pieces, and the model reads at most {limit}")
@@ -206,7 +208,7 @@ class Translator:
         with self.compute.autocast():
             return beam_search(self.models, src, lengths, self.search)
 
-    def _pad(self, lines: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    def _pad(self, lines: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The ids (B, T) of lines, each with its </s>, right-padded, and their lengths (B,)."""
         lengths = torch.tensor([len(ids) + 1 for ids in lines])
         padded = torch.full((len(lines), int(lengths.max())), PAD)
@@ -247,7 +249,7 @@ def load_translator(
     Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
     """
     import_plugins()
-    precision = one_of(Precision, "precision", precision)
+    runtime = RuntimeConfig(device=str(device), precision=precision, threads=threads)  # type: ignore[arg-type]
     paths = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
     if not paths:
         raise UserError("model_dir=[]: give at least one model")
@@ -259,7 +261,6 @@ def load_translator(
                 f"model_dir={path}: has another text pipeline than {paths[0]}; models of an ensemble must have been "
                 "trained on data of one dc-preprocess run, or of runs with the same vocabulary"
             )
-    runtime = RuntimeConfig(device=str(device), precision=precision, threads=threads)
     models = [_load_model(folder) for folder in folders]
     compute = resolve_compute(runtime, width=max(model.config.dim for model in models))
     check_device(compute.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import copy_folder, to_json, write_file, writing
+from dynconv_mt.files import GrowingFile, copy_folder, growing_files, to_json, write_file, writing
 
 
 def test_a_folder_in_which_nothing_can_be_made(tmp_path: Path) -> None:
@@ -40,6 +40,30 @@ def test_links_stay_links_and_what_is_no_file_is_not_replaced(tmp_path: Path) ->
     reader.join()
     assert received == [b"through"]
     assert pipe.is_fifo()
+
+
+def test_a_file_that_grows_has_its_name_when_it_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with growing_files([tmp_path / "link", tmp_path / ("x" * 255)]) as (one, other):
+        one.write("ä")
+        other.write("b")
+        assert (tmp_path / "target").read_text() == "old" and not other.path.exists()
+        one.commit()
+        other.commit()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == "ä\n".encode()
+    with pytest.raises(KeyboardInterrupt), growing_files([tmp_path / "out", tmp_path / "empty"]) as (one, other):
+        one.write("a beginning")
+        raise KeyboardInterrupt
+    assert "out: is not finished; what was written is in" in caplog.text
+    assert (tmp_path / "out.partial").read_text() == "a beginning\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.partial", "target", "x" * 255]
+    device = GrowingFile(Path(os.devnull))
+    device.write("nothing")
+    assert device.abandon() is None
 
 
 def test_json_holds_file_names_that_are_no_utf8() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dynconv_mt.cli.jobs import AverageJob, as_list
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.io import resolve_model_dir
+from dynconv_mt.models.layout import ENTRIES
 from dynconv_mt.train import average_checkpoints, newest_checkpoints
 from dynconv_mt.train.checkpoint import MANIFEST, find_damage
 
@@ -32,6 +33,6 @@ def _folders(job: AverageJob) -> list[Path]:
     except UserError as error:
         raise UserError(str(error).replace("model_dir=", "inputs=", 1)) from None
     for folder in folders:
-        if (folder / MANIFEST).exists() and (damage := find_damage(folder)):
+        if (folder / MANIFEST).exists() and (damage := find_damage(folder, ENTRIES)):
             raise UserError(f"inputs={folder}: {damage}; name sound checkpoints")
     return folders

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 import dynconv_mt
 from dynconv_mt.cli.jobs import EvaluateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
@@ -18,10 +20,10 @@ from dynconv_mt.evaluate.plot import check_plot, draw_report
 from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
 from dynconv_mt.evaluate.table import report_text
 from dynconv_mt.files import write_file
-from dynconv_mt.text.config import Tokenization
+from dynconv_mt.text.config import Tokenization, base_language
 from dynconv_mt.text.corpus import read_lines
 
-_LANG = re.compile(r"\.(?!gz$)([a-z]{2})(\.gz)?$")
+_LANG = re.compile(r"\.(?!gz$)([a-z]{2,3}([-_][A-Za-z]{2,4})?)(\.gz)?$")
 _GENERAL = "en"  # where the language is not known; only abbreviations and a few signs depend on it
 
 
@@ -79,7 +81,7 @@ def _lang(job: EvaluateJob) -> str:
         return job.lang
     for name in as_list(job.reference):
         found = _LANG.search(name)
-        if found:
+        if found and len(base_language(found[1])) == 2:  # .deu, but not .txt
             return found[1]
     if job.tokenization is not Tokenization.none or ScoreKind.sacrebleu in job.metrics:
         print(
@@ -92,7 +94,8 @@ def _lang(job: EvaluateJob) -> str:
 
 def _train_lines(job: EvaluateJob) -> Iterator[str] | None:
     files = as_list(job.train)
-    return (line for file in files for line in read_lines(Path(file))) if files else None
+    lines = (line for file in files for line in read_lines(Path(file)))
+    return iter(tqdm(lines, desc="count words of train", unit=" lines", disable=None)) if files else None
 
 
 def _as_json(job: EvaluateJob, report: Report) -> str:

@@ -6,9 +6,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, corpus_scores
 from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
 from dynconv_mt.evaluate.scores import check_scoring
-from dynconv_mt.files import write_file
+from dynconv_mt.files import GrowingFile, growing_files, write_file
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
-from dynconv_mt.translate import Translator, load_translator
+from dynconv_mt.translate import Translation, Translator, load_translator
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,31 @@ def run(job: GenerateJob) -> int:
     )
     sources, references = _read_texts(job, translator.text)
     scoring = _scoring(job.evaluate, translator.text) if references else None
-    hypotheses, details = _translate(translator, sources, with_details=job.details is not None)
-    with ExitStack() as last_first:  # what fails keeps nothing else from being written
-        if job.output is None:  # after all else, since its reader may be gone
-            last_first.callback(sys.stdout.write, _joined(hypotheses))
+    forms = {name: form for name, form in ((job.output, _text), (job.details, _details)) if name is not None}
+    with growing_files(map(Path, forms)) as files:
+        is_kept = bool(references) or job.output is None
+        hypotheses = _translate(translator, sources, list(zip(files, forms.values(), strict=True)), is_kept)
+        actions: list[Callable[[], object]] = [file.commit for file in files]
         if scoring is not None:
-            last_first.callback(_score, job, hypotheses, references, translator.text.tgt, scoring)
-        for name, lines in ((job.details, details), (job.output, hypotheses)):
-            if name is not None:
-                last_first.callback(write_file, Path(name), _joined(lines))
+            actions.append(partial(_score, job, hypotheses, references, translator.text.tgt, scoring))
+        if job.output is None:  # after all else, since its reader may be gone
+            actions.append(partial(sys.stdout.writelines, (f"{line}\n" for line in hypotheses)))
+        _attempt_all(actions)
     return 0
+
+
+def _attempt_all(actions: Sequence[Callable[[], object]]) -> None:
+    """Do all of it, also where a part fails; then raise the first error."""
+    errors: list[OSError | UserError] = []
+    for action in actions:
+        try:
+            action()
+        except (OSError, UserError) as error:
+            errors.append(error)
+    for other in errors[1:]:
+        logger.warning(other)
+    if errors:
+        raise errors[0]
 
 
 def _read_texts(job: GenerateJob, text: TextPipeline) -> tuple[list[str], list[list[str]]]:
@@ -74,27 +89,37 @@ def _check_languages(data_dir: str, raw: RawSplit, text: TextPipeline) -> None:
         )
 
 
-def _translate(translator: Translator, sources: Sequence[str], with_details: bool) -> tuple[list[str], list[str]]:
-    """Return the translations and, if asked for, all that is known of each as JSON; show a bar, and the rate."""
+def _translate(
+    translator: Translator,
+    sources: Sequence[str],
+    outputs: Sequence[tuple[GrowingFile, Callable[[Translation], str]]],
+    is_kept: bool,
+) -> list[str]:
+    """Write translations as they come, in the form of each output; show a bar, and the rate. Return them if kept."""
     texts: list[str] = []
-    details: list[str] = []
     num_pieces, started = 0, time.perf_counter()
     for translation in translator.stream(sources, progress=sys.stderr.isatty()):
-        texts.append(translation.text)
         num_pieces += len(translation.pieces)
-        if with_details:
-            details.append(json.dumps(asdict(translation), ensure_ascii=False))
+        if is_kept:
+            texts.append(translation.text)
+        for file, form in outputs:
+            file.write(form(translation))
     seconds = time.perf_counter() - started
     print(
         f"{len(sources):,} sentences, {num_pieces:,} target pieces in {seconds:.1f} s: "
         f"{len(sources) / seconds:,.1f} sentences/s on {translator.compute}",
         file=sys.stderr,
     )
-    return texts, details
+    return texts
 
 
-def _joined(lines: Sequence[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+def _text(translation: Translation) -> str:
+    return translation.text
+
+
+def _details(translation: Translation) -> str:
+    """All that is known of it, as JSON."""
+    return json.dumps(asdict(translation), ensure_ascii=False)
 
 
 def _scoring(evaluate: EvaluateConfig, text: TextPipeline) -> EvaluateConfig:

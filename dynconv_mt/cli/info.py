@@ -9,7 +9,8 @@ from typing import Any
 
 from dynconv_mt.cli.jobs import InfoJob
 from dynconv_mt.models.config import Stack, config_from_dict
-from dynconv_mt.models.io import TEXT, open_weights, read_config, read_config_file, resolve_model_dir
+from dynconv_mt.models.io import open_weights, read_config, read_config_file, resolve_model_dir
+from dynconv_mt.models.layout import TEXT
 from dynconv_mt.text.pipeline import TextPipeline
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.data.config import BatchConfig, translation_batch
-from dynconv_mt.data.manifest import read_manifest
+from dynconv_mt.data.manifest import MANIFEST, read_manifest
 from dynconv_mt.data.output import check_folder, check_replaceable
 from dynconv_mt.data.preprocess import PreprocessConfig
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate.config import DETOKENIZED, EvaluateConfig, ReportConfig, ScoreKind
 from dynconv_mt.models.config import ModelConfig
+from dynconv_mt.models.layout import ENTRIES, WEIGHTS
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.config import SearchConfig
 from dynconv_mt.text.config import TextConfig, Tokenization
@@ -115,7 +116,7 @@ class TrainJob(FitConfig):
             _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
         if self.schedule.warmup_updates == 0:
             _refuse_typed(typed, "schedule.warmup_init_lr", "schedule.warmup_updates above 0")
-        if Path(self.data_dir).is_dir() and "valid" not in read_manifest(self.data_dir).splits:
+        if (Path(self.data_dir) / MANIFEST).is_file() and "valid" not in read_manifest(self.data_dir).splits:
             for option in ("validate.", "checkpoint.keep_best"):
                 _refuse_typed(typed, option, "validation data (dc-preprocess valid=)")
 
@@ -211,11 +212,11 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
     check_folder("out_dir", out_dir, is_renamed=True)
     if not out.exists() or not any(out.iterdir()):
         return
-    if not (out / "model.safetensors").is_file() or (out / "manifest.json").exists():
+    if not (out / WEIGHTS).is_file() or (out / "manifest.json").exists():
         raise UserError(f"{typed}: holds other files than a model; choose another folder")
     if not overwrite:
         raise UserError(f"{typed}: holds a model already; choose another folder, or overwrite=true to replace it")
-    check_replaceable("out_dir", out, ("model.safetensors", "config.json", "text"))
+    check_replaceable("out_dir", out, ENTRIES)
 
 
 @dataclass(kw_only=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from dynconv_mt.cli.jobs import STDIO
 from dynconv_mt.errors import UserError
@@ -20,7 +22,7 @@ def read_input(option: str, name: str) -> list[str]:
     """
     path = Path(name)
     if name == STDIO:
-        lines = list(read_stream(sys.stdin.buffer, "standard input"))
+        lines = list(read_stream(_buffered(sys.stdin.buffer), "standard input"))
     elif path.is_file():
         lines = list(read_lines(path))
     elif path.is_dir():
@@ -33,6 +35,11 @@ def read_input(option: str, name: str) -> list[str]:
     if not lines:
         raise UserError(f"{option}={name}: is empty; it should hold one sentence a line")
     return lines
+
+
+def _buffered(stream: BinaryIO) -> io.BufferedReader:
+    """Return standard input as it is, and what a caller has put in its place as something that can be looked into."""
+    return stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
 
 
 def read_aligned(option: str, name: str, other: str, expected: Sequence[str]) -> list[str]:

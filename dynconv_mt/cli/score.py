@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
-from dynconv_mt.files import write_file
+from dynconv_mt.files import growing_files
 from dynconv_mt.train.loss import perplexity
 from dynconv_mt.translate import Scored, load_translator
 
@@ -24,15 +24,19 @@ def run(job: ScoreJob) -> int:
     translator = load_translator(
         as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, batch=job.batch
     )
+    mixes = job.output is None and sys.stdout.isatty()  # lines and a bar on one terminal
+    scored = translator.stream_scores(sources, targets, progress=sys.stderr.isatty() and not mixes)
     totals = Totals()
-    lines = (
-        f"{_to_json(totals.with_(scored))}\n"
-        for scored in translator.stream_scores(sources, targets, progress=sys.stderr.isatty())
-    )
-    if job.output is None:
-        sys.stdout.writelines(lines)
-    else:
-        write_file(Path(job.output), lines)
+    with growing_files([Path(job.output)] if job.output is not None else []) as files:
+        for each in scored:
+            totals.add(each)
+            line = _to_json(each)
+            if job.output is None:
+                print(line)
+            for file in files:
+                file.write(line)
+        for file in files:
+            file.commit()
     print(totals, file=sys.stderr if job.output is None else sys.stdout)
     return 0
 
@@ -44,11 +48,10 @@ class Totals:
     scores: list[float] = field(default_factory=list)  # log-probabilities of the sentences, in nats
     num_tokens: int = 0
 
-    def with_(self, scored: Scored) -> Scored:
-        """Add a sentence, and return it."""
+    def add(self, scored: Scored) -> None:
+        """Count a sentence in."""
         self.scores.append(scored.score)
         self.num_tokens += len(scored.token_scores)
-        return scored
 
     def __str__(self) -> str:
         total = math.fsum(self.scores)

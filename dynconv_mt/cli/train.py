@@ -75,7 +75,10 @@ def _build(config: ModelConfig) -> Model:
         return build_model(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # of torch, whose own messages name no option
         sizes = f"model.dim={config.dim} model.max_positions={config.max_positions}"
-        what = "does not fit in this machine's memory" if is_out_of_memory(error) else "cannot be built"
+        is_memory = is_out_of_memory(error)
+        what = (
+            "does not fit in this machine's memory" if is_memory else f"cannot be built ({str(error).splitlines()[0]})"
+        )
         raise UserError(f"{sizes}: a model of these sizes {what}; choose smaller ones") from None
 
 

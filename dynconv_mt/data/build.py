@@ -84,6 +84,8 @@ def build_data(config: PreprocessConfig, files: Files, folder: Path, workers: Wo
     (folder / _TOKENIZED).mkdir()
     tokenized = {split: builder.tokenize(split, files[split]) for split in files}
     text = builder.learn(tokenized[_TRAIN])
+    tokenized[_TRAIN].src_words.clear()  # at a hundred bytes a word
+    tokenized[_TRAIN].tgt_words.clear()
     text.save(folder / TEXT)
     for split in tokenized:
         builder.encode(split, tokenized[split], text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +11,7 @@ import numpy as np
 from dynconv_mt.data.batch import Batch, blank_batch, collate
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.plan import Lengths, Order, check_budget, epoch_plan, num_updates, update_batches
-from dynconv_mt.data.prefetch import Prefetcher
+from dynconv_mt.data.prefetch import prefetch
 from dynconv_mt.data.store import TokenStore
 
 
@@ -78,12 +77,7 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]:
         """Iterate the updates of an epoch (from 0), leaving out the first `start`."""
-        updates = self._updates(epoch, start)
-        if not self.prefetch:
-            yield from updates
-            return
-        with closing(Prefetcher(updates, self.prefetch)) as ahead:
-            yield from ahead
+        return prefetch(self._updates(epoch, start), self.prefetch)
 
     def _lengths(self, store: TokenStore) -> tuple[Lengths, Lengths]:
         if self._numbers is None:

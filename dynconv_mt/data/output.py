@@ -73,12 +73,12 @@ def build_folder(folder: Path, replace: bool = False, option: str = "out_dir=") 
 
 def _put_in_place(partial: Path, folder: Path, replace: bool, option: str) -> None:
     old = partial.with_name(f"{partial.name}-old")
-    if replace and folder.exists():
-        os.replace(folder, old)
     try:
+        if replace and folder.exists():
+            os.replace(folder, old)
         os.replace(partial, folder)  # takes the place of an empty folder, and of nothing else
     except BaseException as error:  # Ctrl-C between the two renames too
-        if old.exists():
+        if old.exists() and not folder.exists():
             os.replace(old, folder)
         if not isinstance(error, OSError):
             raise

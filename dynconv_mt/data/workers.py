@@ -11,9 +11,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -23,6 +25,8 @@ from dynconv_mt.runtime import num_cores
 T = TypeVar("T")
 R = TypeVar("R")
 _AHEAD = 3  # items under way per worker: one at work, two waiting, so that memory is bounded and nobody idles
+
+_PATIENCE = 2.0  # seconds between looks whether all workers live
 
 
 class Workers:
@@ -49,13 +53,23 @@ class Workers:
             for item in items:
                 pending.append(self._executor.submit(function, item))
                 if len(pending) >= self.count * _AHEAD:
-                    yield pending.popleft().result()
+                    yield self._result_of(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield self._result_of(pending.popleft())
         except BrokenProcessPool:
             raise UserError(
                 f"workers={self.count}: a worker process died, most likely for want of memory; use fewer workers"
             ) from None
+
+    def _result_of(self, future: Future[R]) -> R:
+        """Wait for a result. Raises BrokenProcessPool also where a worker died in the middle of sending one."""
+        while not wait_for([future], timeout=_PATIENCE).done:
+            if any(not process.is_alive() for process in self._processes()):
+                raise BrokenProcessPool
+        return future.result()
+
+    def _processes(self) -> list[BaseProcess]:
+        return list((getattr(self._executor, "_processes", None) or {}).values())
 
     def __enter__(self) -> Self:
         if self.count > 1:
@@ -91,10 +105,23 @@ class Workers:
         if self._executor is None:
             return
         if at_once:
-            for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+            _hang_up(self._executor)
+            for process in self._processes():
                 process.terminate()  # the executor would let them finish first, which may take minutes
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
+
+
+def _hang_up(executor: ProcessPoolExecutor) -> None:
+    """Close this process's copies of the workers' ends of the pipes.
+
+    A worker that is ended in the middle of a long message would else leave the executor waiting for the rest of it, or
+    for room for the next one: a pipe whose other end this process itself holds open never ends.
+    """
+    for queue, end in (("_result_queue", "_writer"), ("_call_queue", "_reader")):
+        connection = getattr(getattr(executor, queue, None), end, None)
+        if connection is not None:
+            connection.close()
 
 
 def _context() -> BaseContext:

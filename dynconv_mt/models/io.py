@@ -1,4 +1,4 @@
-"""Model directories: `model.safetensors`, `config.json` and `text/`; all that generate, score and average read."""
+"""Reading and writing model directories."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import dynconv_mt
 from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.files import to_json
 from dynconv_mt.models.config import ModelConfig, config_from_dict, config_to_dict
+from dynconv_mt.models.layout import CONFIG, TEXT, WEIGHTS
 from dynconv_mt.models.seq2seq import Model, check_complete, new_model
 
-WEIGHTS, CONFIG, TEXT = "model.safetensors", "config.json", "text"
 FORMAT = 1
 
 

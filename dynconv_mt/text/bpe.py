@@ -51,7 +51,10 @@ class SentencePieceBpe:
         except RuntimeError as error:
             raise ValueError(f"not a SentencePiece model ({error})") from None
         self.vocab_size = int(self._processor.get_piece_size())
-        if tuple(self.pieces(range(len(SPECIAL_PIECES)))) != SPECIAL_PIECES:
+        self._pieces: list[str] = [
+            piece.translate(_UNHIDE) for piece in self._processor.id_to_piece([*range(self.vocab_size)])
+        ]
+        if tuple(self._pieces[: len(SPECIAL_PIECES)]) != SPECIAL_PIECES:
             raise ValueError(f"a SentencePiece model whose first pieces are not {' '.join(SPECIAL_PIECES)}")
 
     def __reduce__(self) -> tuple[type[SentencePieceBpe], tuple[bytes]]:
@@ -68,7 +71,7 @@ class SentencePieceBpe:
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Return the piece of each id. A piece that begins a token begins with U+2581."""
-        return [self._processor.id_to_piece(int(i)).translate(_UNHIDE) for i in ids]
+        return [self._pieces[int(i)] for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the tokens, separated by single blanks. `<unk>` is written as a token U+2047 (a double question mark).

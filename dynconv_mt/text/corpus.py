@@ -63,7 +63,7 @@ def decode_lines(stream: IO[bytes], name: Path | str) -> Iterator[str]:
     Raises UserError naming the stream and the line for text that is not UTF-8, and in the end for a single line with
     carriage returns inside, which was many.
     """
-    number, line = 0, ""
+    number, raw = 0, b""
     for number, raw in enumerate(stream, start=1):
         try:
             line = raw.decode("utf-8").rstrip("\r\n")
@@ -73,7 +73,13 @@ def decode_lines(stream: IO[bytes], name: Path | str) -> Iterator[str]:
                 f"{error.start + 1} of the line); convert the file, for example with iconv"
             ) from None
         yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-    if number == 1 and "\r" in line:
+    if number == 1:
+        _check_line_end(name, raw)
+
+
+def _check_line_end(name: Path | str, last: bytes) -> None:
+    """Refuse a single line that ends without a line feed, and has other ends of lines in it: `last` bytes of it."""
+    if b"\r" in last and not last.endswith(b"\n"):
         raise UserError(f"{name}: its lines end in carriage returns alone; convert it, for example with tr '\\r' '\\n'")
 
 
@@ -86,14 +92,13 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from _decode(file, path)
 
 
-def read_stream(stream: IO[bytes], name: str) -> Iterator[str]:
+def read_stream(stream: io.BufferedReader, name: str) -> Iterator[str]:
     """Do as `read_lines` does, for standard input or a pipe."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
-    try:
-        is_packed = buffered.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
-        yield from _decode(cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if is_packed else buffered), name)
-    finally:
-        buffered.detach()  # closing what was opened here is left to whoever opened it
+    first = stream.peek(len(_GZIP_MAGIC))
+    if not first:  # at a terminal, reading on would ask for another end of file
+        return
+    is_packed = first.startswith(_GZIP_MAGIC)
+    yield from _decode(cast(IO[bytes], gzip.GzipFile(fileobj=stream) if is_packed else stream), name)
 
 
 def _decode(stream: IO[bytes], name: Path | str) -> Iterator[str]:
@@ -119,15 +124,17 @@ def count_pairs(files: ParallelFile) -> int:
 
 def _count_lines(path: Path) -> int:
     """As many as `read_lines` yields; the last one may lack its line feed."""
-    number, last = 0, b"\n"
+    number, last = 0, b""
     with open_text(path) as file:
         try:
             while block := file.read(_BLOCK):
                 number += block.count(b"\n")
-                last = block[-1:]
+                last = block
         except _DAMAGE as error:
             raise _damaged(path, number, error) from None
-    return number + (last != b"\n")
+    if number == 0:
+        _check_line_end(path, last)
+    return number + (last[-1:] not in (b"", b"\n"))
 
 
 def _damaged(path: Path | str, number: int, error: Exception) -> UserError:

@@ -14,7 +14,8 @@ from torch import Tensor
 from dynconv_mt.data.output import build_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import copy_folder, to_json
-from dynconv_mt.models.io import CONFIG, TEXT, WEIGHTS, open_weights, read_config_file, save_tensors
+from dynconv_mt.models.io import open_weights, read_config_file, save_tensors
+from dynconv_mt.models.layout import CONFIG, ENTRIES, TEXT, WEIGHTS
 from dynconv_mt.train.checkpoint import MANIFEST, STATE, checkpoint_folder, find_damage, list_checkpoints, write_folder
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, best_updates, stop_reason
@@ -55,7 +56,7 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
     if len(found) < count:
         raise UserError(f"last={count}: {run} has {len(found)} checkpoints; give a smaller number")
     for folder in found[-count:]:
-        if damage := find_damage(folder):
+        if damage := find_damage(folder, ENTRIES):
             raise UserError(f"{folder}: {damage}; name sound checkpoints as inputs=[...] instead of last={count}")
     return found[-count:]
 
@@ -96,7 +97,8 @@ def _final_sources(run: Path, config: FitConfig, state: TrainerState) -> Sources
         diverged = {entry["update"] for entry in state.validations if not math.isfinite(entry["loss"])}
         candidates = [update for update in state.saved[::-1] if update not in diverged]
     folders = (checkpoint_folder(run, update) for update in candidates)
-    found = list(islice((folder for folder in folders if folder.exists() and find_damage(folder) is None), count))
+    sound = (folder for folder in folders if folder.exists() and find_damage(folder, ENTRIES) is None)
+    found = list(islice(sound, count))
     if not found:
         raise UserError(_why_none(run, config, state, has_candidates=bool(candidates)))
     shortage = None

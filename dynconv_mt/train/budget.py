@@ -22,12 +22,12 @@ from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.text.vocab import EOS, UNK
 from dynconv_mt.train.checkpoint import list_checkpoints
-from dynconv_mt.train.config import FitConfig, TrainConfig
+from dynconv_mt.train.config import FitConfig, Parallel, TrainConfig, require
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.loss import batch_loss
 from dynconv_mt.train.memory import release
 from dynconv_mt.train.meter import DeviceMeter, HostMeter, Meter
-from dynconv_mt.train.run_folder import read_job
+from dynconv_mt.train.run_folder import has_final, read_job
 
 MAX_BUDGET = 16_384  # tokens; a choice: larger updates are made of several batches (train.update_freq)
 FIRST_TRIAL = 512  # tokens
@@ -38,7 +38,7 @@ ROUND_TO = 64  # tokens
 def recall_budget(config: FitConfig) -> FitConfig:
     """Return `config` with the batch.max_tokens that its run was begun with, where it says auto and goes on."""
     run = Path(config.out_dir)
-    if not config.batch.is_auto or not (list_checkpoints(run) or (run / "model").is_dir()):
+    if not config.batch.is_auto or not (list_checkpoints(run) or has_final(run)):
         return config
     job = read_job(run) or {}
     return with_budget(config, int(job.get("batch", {}).get("max_tokens", AUTO)))
@@ -57,6 +57,9 @@ def settle_budget(config: FitConfig, model: nn.Module, store: TokenStore, comput
     """
     if not config.batch.is_auto:
         return config
+    is_sharded = config.train.parallel is Parallel.fsdp and ranks.world_size > 1
+    rule = "is estimated for whole weights on every device; set a number with train.parallel=fsdp"
+    require(not is_sharded, "batch.max_tokens", "auto", rule)
     ranks.barrier()  # every model is where it belongs
     trial = Trial(model, compute, config.train)
     state = state_bytes(model, config)

@@ -53,9 +53,9 @@ def list_checkpoints(run: Path) -> list[Path]:
     except FileNotFoundError:
         if not folder.is_symlink():
             return []
-        raise UserError(f"out_dir={run}: {folder} is a link to {os.readlink(folder)}, which is not there") from None
-    except OSError as error:
-        raise UserError(f"out_dir={run}: {folder} cannot be read ({error.strerror})") from None
+        raise UserError(f"{folder}: is a link to {os.readlink(folder)}, which is not there") from None
+    except (PermissionError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return sorted((path for path in found if path.is_dir() or path.is_symlink()), key=checkpoint_update)
 
 
@@ -70,18 +70,25 @@ def newest_sound(run: Path) -> tuple[Path | None, list[str]]:
     return None, complaints
 
 
-def find_damage(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, None if every file has the size and hash of the manifest."""
+def find_damage(folder: Path, entries: Collection[str] | None = None) -> str | None:
+    """Return what is wrong with a checkpoint, None if every file has the size and hash of the manifest.
+
+    `entries`: which files and folders of it count; None: all.
+    """
+
+    def counts(name: str) -> bool:
+        return entries is None or name.split("/")[0] in entries
+
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = dict(manifest["files"])
         if manifest["format"] != FORMAT:
             return f"{MANIFEST} has format {manifest['format']}, and this version reads {FORMAT}"
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items() if counts(name)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is missing or damaged ({type(error).__name__})"
-    found = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
-    found.pop(MANIFEST, None)
+    below = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
+    found = {name: path for name, path in below.items() if name != MANIFEST and counts(name)}
     if odd := sorted(set(found) ^ set(expected)):
         return f"{odd[0]} is {'not in the manifest' if odd[0] in found else 'missing'}"
     for name, path in found.items():

@@ -206,9 +206,6 @@ class FitConfig(RuntimeConfig):
         rule = f"must be at most optim.lr={self.optim.lr:g}"
         require(self.schedule.min_lr <= self.optim.lr, "schedule.min_lr", self.schedule.min_lr, rule)
         limits = (self.train.max_updates, self.train.max_epochs, self.train.max_minutes, self.validate.patience)
-        is_sharded = self.train.parallel is Parallel.fsdp
-        rule = "is reckoned for whole weights on every device; give a number with train.parallel=fsdp"
-        require(not (self.batch.is_auto and is_sharded), "batch.max_tokens", "auto", rule)
         if not any(limits):
             raise UserError(
                 "train.max_updates=0: training has no end; set train.max_updates, train.max_epochs, train.max_minutes "

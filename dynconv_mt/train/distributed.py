@@ -54,7 +54,7 @@ class Ranks:
             ("RANK", ranks.rank, world_size),
             ("LOCAL_RANK", ranks.local_rank, local_world_size),
         ):
-            if rank >= size:
+            if rank >= size and (world_size > 1 or name == "RANK"):  # a process alone may choose its GPU so
                 raise UserError(f"{name}={rank}: must be below {size}, the number of processes; torchrun sets both")
         return ranks
 
@@ -77,26 +77,19 @@ class Ranks:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return int(tensor)
 
-    def from_main(self, value: Any) -> Any:
-        """Return rank 0's `value` (JSON) on all ranks. Signals are noticed while waiting, however long that is."""
+    def broadcast(self, value: Any, src: int = 0) -> Any:
+        """Return the `value` (JSON) of rank `src` on all ranks. Signals are noticed while waiting, however long."""
         if self.world_size == 1:
             return value
-        data = json.dumps(value).encode() if self.is_main else b""
+        data = json.dumps(value).encode() if self.rank == src else b""
         size = torch.tensor(len(data))
-        work = dist.broadcast(size, src=0, group=self.control, async_op=True)
+        work = dist.broadcast(size, src=src, group=self.control, async_op=True)
         while not work.is_completed():
             time.sleep(0.01)  # in Python, which runs the handlers of signals
         work.wait()
         buffer = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8)
-        dist.broadcast(buffer, src=0, group=self.control)
+        dist.broadcast(buffer, src=src, group=self.control)
         return json.loads(bytes(buffer.tolist()))
-
-    def from_rank(self, rank: int, value: Any) -> Any:
-        """Return the `value` (JSON) of one rank on all ranks."""
-        data = json.dumps(value).encode() if self.rank == rank else b""
-        buffer = torch.zeros(self.max(len(data)), dtype=torch.uint8)
-        buffer[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-        return json.loads(bytes(self.sum(buffer).tolist()))
 
     def lowest(self, holds: bool) -> int:
         """Return the lowest rank on which something holds, the number of ranks where it holds on none."""

@@ -75,12 +75,8 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     config = recall_budget(config)
     check_run_folder(config, model.config)
     run, ranks = Path(config.out_dir), Ranks.from_environment()
-    if finished := read_finished(config):
-        state, reason = finished
-        check_same_data(state, data)
-        if ranks.is_main:
-            keep_finished(config, state, reason)
-        return FitResult(True, reason, state.update, best_validation(state, config.validate.metric), run / "model")
+    if finished := _finished(config, data, ranks):
+        return finished
     check_data(config, model, data)
     if config.validate.bleu and validate is None:
         raise UserError("validate.bleu=true: needs the function `validate`, which translates and scores")
@@ -99,6 +95,8 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         ranks.barrier()
         config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
         check_run_folder(config, model.config)
+        if finished := _finished(config, data, ranks):
+            return finished
         check_ranks(config, model.config, data, compute, ranks)
         model = model.to(compute.device).train()
         config = settle_budget(config, model, data.train, compute, ranks)
@@ -106,6 +104,19 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         trainer = Trainer(config, step, data, validate, interrupt)
         with closing(trainer.reporter), closing(trainer.saver):
             return trainer.run()
+
+
+def _finished(config: FitConfig, data: FitData, ranks: Ranks) -> FitResult | None:
+    """Return what the run in `out_dir` has come to, where it has ended; UserError where it did on other data."""
+    finished = read_finished(config)
+    if finished is None:
+        return None
+    state, reason = finished
+    check_same_data(state, data)
+    if ranks.is_main:
+        keep_finished(config, state, reason)
+    best = best_validation(state, config.validate.metric)
+    return FitResult(True, reason, state.update, best, Path(config.out_dir) / "model")
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Trainer:
 
     def _resume(self, notes: list[str]) -> TrainerState:
         """Return where to begin, with weights and moments in place; adds to `notes` what the user should hear."""
-        name, damage = self.ranks.from_main(self._find_checkpoint(notes) if self.ranks.is_main else None)
+        name, damage = self.ranks.broadcast(self._find_checkpoint(notes) if self.ranks.is_main else None)
         if damage:
             raise UserError(
                 f"out_dir={self.run_dir}: none of its checkpoints is sound ({damage}); put a sound copy of one back, "
@@ -211,7 +222,7 @@ class Trainer:
         if code == 0:
             return None
         signal = self.interrupt.name or "a signal to another rank"
-        return Stop(str(self.ranks.from_main(signal if code == 2 else reason)), code == 2)
+        return Stop(str(self.ranks.broadcast(signal if code == 2 else reason)), code == 2)
 
     def _make(self, update: Update) -> None:
         """Make one update, move the position, and report."""

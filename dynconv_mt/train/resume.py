@@ -15,15 +15,8 @@ from torch import Tensor
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig
-from dynconv_mt.models.io import (
-    WEIGHTS,
-    SavesItself,
-    Weights,
-    save_tensors,
-    save_weights,
-    weights_of,
-    write_model_dir,
-)
+from dynconv_mt.models.io import SavesItself, Weights, save_tensors, save_weights, weights_of, write_model_dir
+from dynconv_mt.models.layout import WEIGHTS
 from dynconv_mt.train.checkpoint import STATE
 from dynconv_mt.train.optim import optimizer_tensors, restore_optimizer
 from dynconv_mt.train.parallel import assign, whole

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,11 +23,12 @@ from typing import Any
 from dynconv_mt.data.output import check_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig, config_to_dict
+from dynconv_mt.models.layout import ENTRIES
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, stop_reason
 
-FOREIGN = ("checkpoints", "model", "model.safetensors", "data.json", "config.json", "metrics.jsonl")
+FOREIGN = ("checkpoints", "model", *ENTRIES, "data.json", "metrics.jsonl")
 JOB, FINISHED, LOCK = "config.json", "finished.json", ".lock"
 KIND = "dynconv_mt training run"
 FORMAT = 1
@@ -51,7 +53,7 @@ def check_run_folder(config: FitConfig, model: ModelConfig) -> None:
         if foreign := [name for name in FOREIGN if (run / name).exists()]:
             raise UserError(f"out_dir={config.out_dir}: holds something else ({foreign[0]}); choose another folder")
         return
-    has_checkpoints, has_model = bool(list_checkpoints(run)), (run / "model").is_dir()
+    has_checkpoints, has_model = bool(list_checkpoints(run)), has_final(run)
     if (has_checkpoints or has_model) and (changes := changed_options(job, job_to_json(config, model))):
         raise UserError(
             f"out_dir={config.out_dir}: holds another run, which differs in {'; '.join(changes)}. "
@@ -62,6 +64,14 @@ def check_run_folder(config: FitConfig, model: ModelConfig) -> None:
             f"out_dir={config.out_dir}: this run has a model, and no checkpoints from which to train on; choose "
             "another out_dir"
         )
+
+
+def has_final(run: Path) -> bool:
+    """Whether RUN/model is there. Raises UserError for a link that leads nowhere, as to a disk that is not mounted."""
+    model = run / "model"
+    if model.is_symlink() and not model.exists():
+        raise UserError(f"{model}: is a link to {os.readlink(model)}, which is not there")
+    return model.is_dir()
 
 
 def write_job(config: FitConfig, model: ModelConfig) -> None:
@@ -133,7 +143,7 @@ def read_finished(config: FitConfig) -> tuple[TrainerState, str] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     reason = stop_reason(state, config)
-    return (state, reason) if reason and (run / "model").is_dir() else None
+    return (state, reason) if reason and has_final(run) else None
 
 
 def read_job(run: Path) -> dict[str, Any] | None:

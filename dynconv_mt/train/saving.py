@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -18,22 +18,20 @@ from dynconv_mt.train.step import UpdateStep
 
 
 class Background:
-    """Does one thing at a time in a thread. What it raises is raised at the next call."""
+    """Does one thing at a time in a thread, which the end of the program waits for."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._pool = ThreadPoolExecutor(1, "save")
+        self._work: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Wait until earlier work is done, and begin with `work`."""
+        """Wait until earlier work is done, and begin with `work`. Raises what that raised."""
         self.join()
-        # not a daemon: the end of the program waits for it
-        self._thread = threading.Thread(target=self._run, args=(work,), name="save")
-        self._thread.start()
+        self._work = self._pool.submit(work)
 
     def is_busy(self) -> bool:
         """Whether there is work that has not ended."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._work is not None and not self._work.done()
 
     def check(self) -> None:
         """Raise what work that has ended raised; does not wait."""
@@ -41,27 +39,17 @@ class Background:
             self.join()
 
     def join(self) -> None:
-        """Wait until the work is done."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        """Wait until the work is done, and raise what it raised."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.result()
 
     def close(self) -> None:
         """Wait until the work is done, for a caller that has an error of its own to tell."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:  # whatever it is, the main thread must hear of it
-            self._error = error
+        self._pool.shutdown()
 
 
-class Saver:
+class Saver(Background):
     """Saves the checkpoints of a run, and removes those that need not be kept. All ranks have one; rank 0 writes.
 
     A checkpoint counts what metrics.jsonl has, so the caller flushes that first.
@@ -69,9 +57,9 @@ class Saver:
 
     def __init__(self, run: Path, step: UpdateStep, text: SavesItself | None, written: TrainerState | None) -> None:
         """`written`: the state of the checkpoint that the run goes on from."""
+        super().__init__()
         self._run, self._step, self._text = run, step, text
         self._written = written and _content(written)
-        self._background = Background()
 
     def is_written(self, state: TrainerState) -> bool:
         """Whether `state` is that of the checkpoint written last; the same on all ranks."""
@@ -82,7 +70,7 @@ class Saver:
         self._written = _content(state)
         snapshot = take_snapshot(self._step)
         if snapshot is not None:
-            self._background.submit(
+            self.submit(
                 partial(self._write, snapshot, self._written.update, state.to_json(), self._provenance(), self._kept())
             )
 
@@ -114,22 +102,6 @@ class Saver:
             newer = {checkpoint_update(folder) for folder in list_checkpoints(self._run)}
             newer = {update for update in newer if update > self._written.update}  # damaged, and of interest perhaps
             prune(self._run, self._kept() | newer)
-
-    def is_busy(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._background.is_busy()
-
-    def check(self) -> None:
-        """Raise what writing in the background has raised; does not wait."""
-        self._background.check()
-
-    def join(self) -> None:
-        """Wait until all is on the disk."""
-        self._background.join()
-
-    def close(self) -> None:
-        """Wait likewise, for a caller that has an error of its own to tell."""
-        self._background.close()
 
 
 def _content(state: TrainerState) -> TrainerState:

@@ -16,6 +16,7 @@ from dynconv_mt.models.config import ModelConfig
 from dynconv_mt.models.io import SavesItself
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import backend
+from dynconv_mt.runtime import Precision
 from dynconv_mt.train.config import Final, FitConfig, require
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.run_folder import OWN, flatten, job_to_json
@@ -64,22 +65,22 @@ def _digests(data: FitData) -> dict[str, str]:
 
 
 def check_ranks(config: FitConfig, model: ModelConfig, data: FitData, compute: Compute, ranks: Ranks) -> None:
-    """Raise UserError on all ranks where one has other options, data or arithmetic than rank 0: weights would part."""
+    """Raise UserError on all ranks where one has other options or data than rank 0: their weights would diverge."""
     job = job_to_json(config, model)
     mine = {
         **{name: value for name, value in flatten(job).items() if name not in OWN},
         **{f"{name} data": digest for name, digest in _digests(data).items()},
         "kind of device": compute.device.type,
-        "precision": str(compute.precision),
+        "precision=fp16": compute.precision is Precision.fp16,  # which scales the loss; others may stand side by side
     }
-    theirs = ranks.from_main(mine)
+    theirs = ranks.broadcast(mine)
     differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     rank = ranks.lowest(bool(differing))
     if rank < ranks.world_size:
-        names = ranks.from_rank(rank, differing if ranks.rank == rank else None)
+        names = ranks.broadcast(differing, src=rank)
         raise UserError(
-            f"{', '.join(names)}: rank {rank} has another than rank 0; start all ranks with the same options, data and "
-            "kind of device"
+            f"{', '.join(names)}: differs between rank {rank} and rank 0; start all ranks with the same options, data "
+            "and kind of device"
         )
 
 

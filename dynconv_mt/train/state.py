@@ -100,7 +100,11 @@ def stop_reason(state: TrainerState, config: FitConfig) -> str | None:
         return f"train.max_epochs={train.max_epochs}"
     if train.max_minutes and state.seconds >= 60.0 * train.max_minutes:
         return f"train.max_minutes={train.max_minutes:g}"
-    if patience and _validations_since_best(state, config.validate.metric) >= patience:
+    if (
+        patience
+        and state.update == state.validated_at
+        and _validations_since_best(state, config.validate.metric) >= patience
+    ):
         return f"validate.patience={patience}"
     return None
 

@@ -103,21 +103,28 @@ class UpdateStep:
         """Add up the gradients; return loss and nll in nats (2,), and the part that did not fit in memory, if any."""
         totals = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
         for part in attempt.parts:
-            try:
-                totals += self.add_gradients(attempt, part, is_last=part is attempt.parts[-1])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._is_exchanging:
-                    raise SystemFailure(self._describe_exchange(attempt.number, part)) from None
-                break
-            self._largest_fit = max(self._largest_fit, part.num_tokens)
+            sums = self._try(attempt, part)
+            if sums is None:
+                return totals, part
+            totals += sums
+        return totals, None
+
+    def _try(self, attempt: Attempt, part: Part) -> Tensor | None:
+        """Add the gradients of one part; return its loss and nll in nats (2,), None where it does not fit in memory."""
+        try:
+            sums = self.add_gradients(attempt, part, is_last=part is attempt.parts[-1])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._is_exchanging:
+                raise SystemFailure(self._describe_exchange(attempt.number, part)) from None
         else:
-            return totals, None
+            self._largest_fit = max(self._largest_fit, part.num_tokens)
+            return sums
         release(self.compute.device)  # out here the error is gone, and what it held on to
         if self.ranks.world_size > 1:  # the others wait for gradients of ours, whatever they are
             self.add_gradients(attempt, Part(blank_batch(), part.micro_step), is_last=True)
-        return totals, part
+        return None
 
     def add_gradients(self, attempt: Attempt, part: Part, is_last: bool) -> Tensor:
         """Add those of one part to what is there; return its loss and nll in nats (2,). Ranks meet where `is_last`."""
@@ -135,15 +142,17 @@ class UpdateStep:
     def _is_to_be_split(self, number: int, misfit: Part | None) -> bool:
         """Return whether a rank's part did not fit; all ranks agree. Raises UserError if it was a single sentence."""
         is_alone = misfit is not None and len(misfit.batch.src) == 1
-        if rank := self.ranks.max((self.ranks.rank + 1) * is_alone):
-            raise UserError(self.ranks.from_rank(rank - 1, misfit and self._describe_alone(number, misfit)))
+        worst = self.ranks.max(0 if misfit is None else 2 + self.ranks.rank if is_alone else 1)
+        if worst >= 2:
+            message = self._describe_alone(number, misfit) if misfit is not None and is_alone else None
+            raise UserError(self.ranks.broadcast(message, src=worst - 2))
         if misfit is not None and misfit.num_tokens < self._smallest_misfit:
             self._smallest_misfit = misfit.num_tokens
             logger.warning(
                 f"update {number + 1}: a batch of {misfit.num_tokens:,} tokens does not fit in memory and is cut in "
                 f"two; batch.max_tokens={misfit.num_tokens // 2} would spare the lost time"
             )
-        return self.ranks.max(misfit is not None) > 0
+        return worst > 0
 
     def _describe_alone(self, number: int, misfit: Part) -> str:
         batch, budget = misfit.batch, min(self._largest_fit, misfit.num_tokens - 1)

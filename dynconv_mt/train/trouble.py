@@ -90,7 +90,7 @@ def _investigate(step: UpdateStep, text: SavesItself | None) -> dict[str, Any]:
     if rank == ranks.world_size:  # nobody found anything
         rank, found = 0, [(attempt.parts[0], _largest_gradient(step.module))]
     step.optimizer.zero_grad(set_to_none=True)
-    report: dict[str, Any] = ranks.from_rank(rank, _report(step, *found[0], text) if ranks.rank == rank else None)
+    report: dict[str, Any] = ranks.broadcast(_report(step, *found[0], text) if ranks.rank == rank else None, src=rank)
     return report
 
 

@@ -48,7 +48,7 @@ def measure(
             return scores
         with _usable(step) as model:
             further = _further(validate, model, interrupt) if model is not None else None
-        further = step.ranks.from_main(further)
+        further = step.ranks.broadcast(further)
     return None if further is None else scores | further
 
 

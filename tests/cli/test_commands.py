@@ -251,7 +251,11 @@ def test_averages_are_models(trained: Path, tmp_path: Path, capsys: pytest.Captu
     both = sorted((trained / "checkpoints").iterdir())
     out = tmp_path / "average"
     assert call("average", f"inputs={trained}", "last=2", f"out_dir={out}") == 0
-    assert call("average", f"inputs=[{both[0]},{both[1]}]", f"out_dir={tmp_path}/again") == 0
+    slim = tmp_path / "slim"
+    shutil.copytree(both[0], slim)
+    shutil.rmtree(slim / "state")  # the model is whole without it
+    (slim / "notes.txt").write_text("of mine")
+    assert call("average", f"inputs=[{slim},{both[1]}]", f"out_dir={tmp_path}/again") == 0
     weights = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "again")]
     assert weights[0] == weights[1]
     capsys.readouterr()

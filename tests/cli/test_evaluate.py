@@ -66,6 +66,10 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
     (files / "b.gz").write_bytes(gzip.compress(SECOND.encode()))
     assert call("evaluate", argv[0], f"reference={files}/b.gz", *argv[2:]) == 0
     assert "tokenised as en" in capsys.readouterr().err  # gz is no language
+    for name, language in (("deu", "deu"), ("pt_BR", "pt_BR"), ("zho-Hans.gz", "zho-Hans"), ("out", "en")):
+        (files / f"b.{name}").write_text(SECOND)
+        assert call("evaluate", argv[0], f"reference={files}/b.{name}", *argv[2:]) == 0
+        assert f"tok:moses-noescape-{language}" in capsys.readouterr().out
     assert call("evaluate", *argv, "lang=de") == 0
     output = capsys.readouterr()
     assert output.err == ""

@@ -119,16 +119,23 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_data(
     preprocess(config)
     rename, made = os.replace, Path(config.out_dir)
 
-    def interrupted(source: Path, target: Path) -> None:
+    def interrupted_before(source: Path, target: Path) -> None:
         if Path(target) == made and not Path(source).name.endswith("-old"):
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        preprocess(replace(config, overwrite=True))
-    assert (made / "data.json").is_file()
-    assert not list(made.parent.glob("*partial*"))
+    def interrupted_after(source: Path, target: Path) -> None:
+        is_first = Path(target).name.endswith("-old")
+        rename(source, target)
+        if is_first:
+            raise KeyboardInterrupt
+
+    for interrupted in (interrupted_before, interrupted_after):
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess(replace(config, overwrite=True))
+        assert (made / "data.json").is_file()
+        assert not list(made.parent.glob("*partial*"))
 
 
 def test_what_a_killed_replacement_had_set_aside_is_found_before_the_work(config: PreprocessConfig) -> None:

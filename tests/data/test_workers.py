@@ -4,6 +4,7 @@ import multiprocessing
 import operator
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,12 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynconv_mt.data import workers as module
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
+
+RESULTS: list[Any] = []  # the pipe of the present test's workers
 
 
 def square(number: int) -> int:
@@ -76,6 +80,26 @@ def test_a_process_that_dies_is_an_error() -> None:
     assert not multiprocessing.active_children()
 
 
+def die_with_half_a_message(number: int) -> int:
+    os.write(RESULTS[0]._writer.fileno(), struct.pack("!i", 1000))  # the length of what never comes
+    return die(number)
+
+
+def test_a_process_that_dies_in_the_middle_of_a_result_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor waits for the rest, which another worker might send for all it knows."""
+    start = Workers._start
+
+    def start_and_tell(self: Workers) -> None:
+        RESULTS[:] = [self._executor._result_queue]  # type: ignore[union-attr]
+        start(self)
+
+    monkeypatch.setattr(Workers, "_start", start_and_tell)
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    with pytest.raises(UserError, match=r"workers=2: a worker process died"), Workers(2) as workers:
+        list(workers.map(die_with_half_a_message, range(1)))
+    assert not multiprocessing.active_children()
+
+
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -92,6 +116,18 @@ def test_leaving_by_an_exception_does_not_wait() -> None:
     with pytest.raises(KeyboardInterrupt), interrupted_after(0.5), Workers(2) as workers:
         list(workers.map(sleep, range(100)))
     assert time.monotonic() - started < 40
+    assert not multiprocessing.active_children()
+
+
+def long_text(number: int) -> str:
+    return "y" * 20_000_000  # of which a pipe holds 65,536 bytes
+
+
+def test_ending_workers_in_the_middle_of_a_result_does_not_wait_for_the_rest() -> None:
+    with pytest.raises(RuntimeError, match="enough"), Workers(2) as workers:
+        for number, _ in enumerate(workers.map(long_text, range(100))):
+            if number == 3:
+                raise RuntimeError("enough")
     assert not multiprocessing.active_children()
 
 

@@ -1,6 +1,6 @@
 """The whole encoder-decoder, over mixers, norms, tyings and positions."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dynconv_mt.models.config import (
     AttentionConfig,
     DynamicConvConfig,
     LightConvConfig,
+    MixerConfig,
     ModelConfig,
     Norm,
     Positions,
@@ -22,7 +23,7 @@ from dynconv_mt.models.config import (
 )
 from dynconv_mt.models.init import initialise
 from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
-from dynconv_mt.models.mixers.base import TokenMixer
+from dynconv_mt.models.mixers.base import MixerSlot, TokenMixer, build_mixer, register_mixer
 from dynconv_mt.models.presets import preset, preset_names
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model, new_model
 
@@ -272,10 +273,16 @@ def test_a_compiled_model_is_saved_as_what_it_was_made_of(tmp_path: Path) -> Non
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_mixer_without_a_step_cannot_be_built() -> None:
+def test_a_mixer_without_a_step_is_for_encoders_only() -> None:
+    @dataclass
+    class HalfConfig(MixerConfig):
+        pass
+
+    @register_mixer(HalfConfig)
     class Half(TokenMixer):
         def forward(self, x: torch.Tensor, padding: object = None) -> torch.Tensor:
             return x
 
-    with pytest.raises(TypeError, match="abstract"):
-        Half(None, None)  # type: ignore[abstract, arg-type]
+    assert isinstance(build_mixer(HalfConfig(), MixerSlot(8, 0, causal=False)), Half)
+    with pytest.raises(UserError, match="Half: a token mixer must define start, step"):
+        build_mixer(HalfConfig(), MixerSlot(8, 0, causal=True))

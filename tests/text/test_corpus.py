@@ -1,7 +1,9 @@
 """Reading parallel text: line ends, gzip, and every way in which files can be wrong."""
 
 import gzip
+import io
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from dynconv_mt.text.corpus import (
     read_lines,
     read_pairs,
     read_parallel,
+    read_stream,
 )
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"])))
@@ -82,8 +85,31 @@ def test_a_file_of_carriage_returns_is_no_single_line(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_bytes(b"one\rtwo\rthree\r")
     with pytest.raises(UserError, match=r"a\.en: its lines end in carriage returns alone"):
         list(read_lines(tmp_path / "a.en"))
+    (tmp_path / "a.de").write_bytes(b"eins\nzwei\ndrei\n")
+    with pytest.raises(UserError, match=r"a\.en: its lines end in carriage returns alone"):
+        count_pairs(find_pair(str(tmp_path / "a"), "en", "de"))
+    (tmp_path / "a.en").write_bytes(b"one\rtwo\n")
+    assert list(read_lines(tmp_path / "a.en")) == ["one\rtwo"]
     (tmp_path / "a.en").write_bytes(b"one\rtwo\nthree\r\n")
     assert list(read_lines(tmp_path / "a.en")) == ["one\rtwo", "three"]
+
+
+def test_one_end_of_file_at_a_terminal_is_enough() -> None:
+    class Terminal(io.RawIOBase):
+        lines: ClassVar = [b"one\n", b"two\n", b"", b"three\n", b""]
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            line = self.lines.pop(0)
+            buffer[: len(line)] = line
+            return len(line)
+
+    stream: Any = io.BufferedReader(Terminal())
+    assert list(read_stream(stream, "standard input")) == ["one", "two"]
+    assert list(read_stream(stream, "standard input")) == ["three"]
+    assert Terminal.lines == []
 
 
 def test_invalid_utf8_names_file_and_line(tmp_path: Path) -> None:

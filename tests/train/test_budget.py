@@ -20,6 +20,7 @@ from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train import meter as meters
 from dynconv_mt.train.budget import MAX_BUDGET, Trial, find_budget, settle_budget, worst_batch, worst_shapes
+from dynconv_mt.train.config import Parallel
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.meter import HostMeter
 
@@ -117,6 +118,16 @@ def test_a_run_keeps_the_number(
     shutil.rmtree(Path(job.out_dir) / "checkpoints")  # finished, and kept for its model alone
     assert fit(new_job(batch__max_tokens=AUTO, train__max_updates=18), new_model(), data).update == 18
     assert json.loads(config.read_text())["job"]["batch"]["max_tokens"] == 128
+
+
+def test_shards_are_not_estimated(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
+    """A run that has its number already may shard what it has not sharded before."""
+    job = new_job(batch__max_tokens=AUTO, train__parallel=Parallel.fsdp)
+    with pytest.raises(UserError, match=r"batch\.max_tokens=auto: is estimated for whole weights"):
+        settle_budget(job, new_model(), data.train, CPU, Ranks(0, 2))
+    assert fit(new_job(batch__max_tokens=AUTO, train__max_updates=6), new_model(), data).update == 6
+    job = new_job(batch__max_tokens=AUTO, train__max_updates=12, train__parallel=Parallel.fsdp)
+    assert fit(job, new_model(), data).update == 12
 
 
 @pytest.fixture

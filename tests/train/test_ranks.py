@@ -141,7 +141,7 @@ def test_ranks_with_other_options_are_refused(data: FitData, new_model: NewModel
     extra = "import os; config.optim.lr *= 1 + int(os.environ['RANK'])"
     result = Launch(job, new_model(), data, extra).torchrun()
     assert result.returncode != 0
-    assert "optim.lr: rank 1 has another than rank 0" in result.stderr
+    assert "optim.lr: differs between rank 1 and rank 0" in result.stderr
     assert not (Path(job.out_dir) / "checkpoints").exists()
 
 

@@ -112,7 +112,7 @@ def test_a_link_that_leads_nowhere_is_no_new_run(
     assert fit(job, new_model(), data).update == 6
     disk.rename(tmp_path / "away")
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match=r"checkpoints is a link to .*disk, which is not there"):
+    with pytest.raises(UserError, match=r"checkpoints: is a link to .*disk, which is not there"):
         fit(new_job(), new_model(), data)
     (run / "checkpoints").unlink()
     (run / "checkpoints").mkdir()
@@ -122,12 +122,39 @@ def test_a_link_that_leads_nowhere_is_no_new_run(
     assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
+def test_a_model_on_a_disk_that_is_not_there_is_no_new_run(
+    data: FitData, new_model: NewModel, new_job: NewJob, tmp_path: Path
+) -> None:
+    job = new_job(train__max_updates=6)
+    fit(job, new_model(), data)
+    run = Path(job.out_dir)
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "model")
+    (run / "model").symlink_to(tmp_path / "disk")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"model: is a link to .*disk, which is not there"):
+        fit(job, new_model(), data)
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def test_a_finished_model_that_a_killed_replacement_had_set_aside_is_found(
+    data: FitData, new_model: NewModel, new_job: NewJob
+) -> None:
+    job = new_job(train__max_updates=6)
+    first = fit(job, new_model(), data)
+    run = Path(job.out_dir)
+    shutil.rmtree(run / "checkpoints")
+    (run / "model").rename(run / ".tmp_replaced_model")
+    assert fit(job, new_model(), data) == first
+    assert not (run / "checkpoints").exists()
+
+
 def test_checkpoints_that_cannot_be_read_are_no_new_run(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     fit(new_job(train__max_updates=6), new_model(), data)
     checkpoints = Path(new_job().out_dir) / "checkpoints"
     shutil.rmtree(checkpoints)
     checkpoints.touch()
-    with pytest.raises(UserError, match=r"checkpoints cannot be read \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"checkpoints: cannot be read \(Not a directory\)"):
         fit(new_job(), new_model(), data)
 
 

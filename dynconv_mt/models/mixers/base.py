@@ -5,7 +5,6 @@ Shapes: B sentences, W beam slots, T positions, N new positions, D model width.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import MixerConfig
 
 
@@ -49,26 +49,26 @@ class MixerState(Protocol):
         """Let slot w of sentence b continue from slot parents[b, w]; parents (B, W') int64."""
 
 
-class TokenMixer(nn.Module, ABC):
+class TokenMixer(nn.Module):
     """Base of all mixers. Training (`forward`) and decoding (`step`) are one function with one set of weights."""
 
     def __init__(self, config: Any, slot: MixerSlot) -> None:
         super().__init__()
 
-    @abstractmethod
     def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
         """Map (B, T, D) to (B, T, D). `padding` None: every position is a token."""
+        raise NotImplementedError
 
-    @abstractmethod
     def start(self, like: Tensor, beam: int, max_length: int) -> MixerState:
         """Return the state before the first token, for B sentences and dtype and device of `like` (B, ...).
 
         `beam`: beam slots to make room for; `max_length`: positions that will be fed at most. Causal slots only.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def step(self, x: Tensor, state: Any) -> Tensor:
         """Map N new positions (B, W, N, D) to (B, W, N, D), W at most the beam of `start`; updates `state` in place."""
+        raise NotImplementedError
 
     def initialise(self) -> None:
         """Set the weights that `models.init` has no rule for."""
@@ -94,8 +94,12 @@ def registered_mixers() -> dict[type[MixerConfig], type[TokenMixer]]:
 
 
 def build_mixer(config: MixerConfig, slot: MixerSlot) -> TokenMixer:
-    """Return the mixer registered for the type of `config`."""
+    """Return the mixer registered for the type of `config`. Raises UserError where that lacks a method."""
     if type(config) not in _MIXERS:
         known = ", ".join(kind.__name__ for kind in _MIXERS)
         raise TypeError(f"no mixer is registered for {type(config).__name__}; registered: {known}")
-    return _MIXERS[type(config)](config, slot)
+    mixer = _MIXERS[type(config)]
+    needed = ("forward", "start", "step") if slot.causal else ("forward",)
+    if missing := [name for name in needed if getattr(mixer, name) is getattr(TokenMixer, name)]:
+        raise UserError(f"{mixer.__name__}: a token mixer must define {', '.join(missing)}")
+    return mixer(config, slot)
