@@ -54,7 +54,7 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& x
   STD_TORCH_CHECK(tensor.device() == x.device(), name, ": expected on the device of x");
 }
 
-// That of the arithmetic.
+// The type that kernels compute in.
 inline ScalarType precision_of(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -94,7 +94,7 @@ inline int64_t heads_of_logits(const Tensor& x, const Tensor& logits, int64_t ke
   return num_heads;
 }
 
-// That of light_conv and of its step, from a weight (H, K) that fits the channels of x.
+// The number of heads of light_conv and of its step, from a weight (H, K) that fits the channels of x.
 inline int64_t heads_of_weight(const Tensor& x, const Tensor& weight) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight: expected shape (H, K), found ", shape_of(weight.sizes()));
   check_heads("weight", x, weight.size(0), weight.size(1));
@@ -118,7 +118,7 @@ inline Optional checked_seed(const Tensor& x, const Optional& seed, double dropo
   return seed;
 }
 
-// A tap is dropped if its 32 bits are below.
+// A tap is dropped if its 32 random bits are below this.
 inline uint32_t drop_threshold(double dropout) { return static_cast<uint32_t>(std::floor(dropout * 0x1p32)); }
 
 inline Optional contiguous_lengths(const Tensor& x, const Optional& lengths) {

@@ -87,19 +87,19 @@ def _device(typed: str, local_rank: int, local_world_size: int) -> torch.device:
 
 
 def _gpu(typed: str, index: int | None, local_rank: int, local_world_size: int) -> int:
-    """The number of this rank's GPU; of a UserError all ranks know."""
+    """The index of this rank's GPU. It depends on shared facts only: either all ranks raise or none does."""
     count = torch.cuda.device_count()
     if index is not None and local_world_size > 1:
         raise UserError(
-            f"device={typed}: is one GPU, and the {local_world_size} ranks of this machine want one each; give "
-            "device=cuda"
+            f"device={typed}: names a single GPU, but each of the {local_world_size} ranks here needs its own; "
+            "use device=cuda"
         )
     if (index is not None and index >= count) or count == 0:
-        raise UserError(f"device={typed}: torch sees {count} GPUs; give device=cpu or auto")
+        raise UserError(f"device={typed}: torch sees {count} GPUs; use device=cpu or auto")
     if index is None and local_world_size > count:
         raise UserError(
-            f"device={typed}: torch sees {count} GPUs, and the {local_world_size} ranks of this machine want one each; "
-            f"start at most {count} here, or give device=cpu"
+            f"device={typed}: torch sees {count} GPUs, but each of the {local_world_size} ranks here needs its own; "
+            f"start at most {count} here, or use device=cpu"
         )
     return local_rank if index is None else index
 

@@ -1,4 +1,4 @@
-"""The two exceptions that are no bugs: the user can mend this, and the machine has failed."""
+"""The two exceptions that are not bugs: a mistake that the user can fix, and a failure of the machine."""
 
 from enum import StrEnum
 from typing import TypeVar
@@ -23,7 +23,7 @@ class SystemFailure(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is wanting: Python's own error, a device's, or what torch's allocator says on a CPU."""
+    """Return whether memory ran out: Python's own error, a device's, or what torch's allocator says on a CPU."""
     is_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
     return is_device or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 

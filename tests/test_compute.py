@@ -1,5 +1,7 @@
 """What `device=`, `precision=` and `threads=` become."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,28 +38,29 @@ def test_bf16_on_a_cpu_that_is_slow_at_it_warns(
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("options", "message"),
     [
-        (RuntimeConfig(device="abacus"), "device=abacus"),
-        (RuntimeConfig(device="cpu", precision=Precision.fp16), "precision=fp16"),
-        (RuntimeConfig(threads=-1), "threads=-1"),
-        (RuntimeConfig(threads=100_000), "threads=100000"),
-        (RuntimeConfig(device="meta"), "device=meta: no such device"),
-        (RuntimeConfig(device="cpu:7"), "device=cpu:7: no such device"),
+        ({"device": "abacus"}, "device=abacus"),
+        ({"device": "cpu", "precision": "fp16"}, "precision=fp16"),
+        ({"precision": "fp8"}, "precision=fp8: must be one of auto, fp32"),
+        ({"threads": -1}, "threads=-1"),
+        ({"threads": 100_000}, "threads=100000"),
+        ({"device": "meta"}, "device=meta: no such device"),
+        ({"device": "cpu:7"}, "device=cpu:7: no such device"),
     ],
 )
-def test_what_cannot_be_is_refused(config: RuntimeConfig, message: str) -> None:
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolve_compute(config)
+        resolve_compute(RuntimeConfig(**options))
 
 
 @pytest.mark.parametrize(
     ("device", "gpus", "ranks", "words"),
     [
-        ("auto", 8, 16, "device=auto: torch sees 8 GPUs, and the 16 ranks .* start at most 8 here"),
-        ("cuda", 1, 2, "device=cuda: torch sees 1 GPUs, and the 2 ranks"),
-        ("cuda:0", 2, 2, "device=cuda:0: is one GPU, and the 2 ranks .* give device=cuda$"),
-        ("cuda:2", 2, 1, "device=cuda:2: torch sees 2 GPUs; give device=cpu"),
+        ("auto", 8, 16, "device=auto: torch sees 8 GPUs, but each of the 16 ranks .* start at most 8 here"),
+        ("cuda", 1, 2, "device=cuda: torch sees 1 GPUs, but each of the 2 ranks"),
+        ("cuda:0", 2, 2, "device=cuda:0: names a single GPU, but each of the 2 ranks .* use device=cuda$"),
+        ("cuda:2", 2, 1, "device=cuda:2: torch sees 2 GPUs; use device=cpu"),
         ("cuda", 0, 1, "device=cuda: torch sees 0 GPUs"),
     ],
 )

@@ -1,4 +1,4 @@
-// What the lanes of vectors come to, many vectors at once; and the exponential.
+// Sums and maxima over the lanes of many vectors at once; and the exponential.
 #pragma once
 
 #include "vector.h"

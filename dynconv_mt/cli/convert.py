@@ -54,7 +54,11 @@ def _read_text(job: ConvertJob, checkpoint: Checkpoint, config: ModelConfig) -> 
     codes = None if job.bpe_codes is None else Path(job.bpe_codes)
     text = read_text(TextFiles(Path(job.dict), codes, src, tgt), job.text, config)
     if not job.text.lowercase and not has_capitals(text):
-        print("dc-convert: warning: no piece has a capital letter; is it text.lowercase=true?", file=sys.stderr)
+        print(
+            "dc-convert: warning: no piece contains a capital letter; is it a model of lower-cased text "
+            "(text.lowercase=true)?",
+            file=sys.stderr,
+        )
     return text
 
 
@@ -70,7 +74,9 @@ def _languages(job: ConvertJob, checkpoint: Checkpoint, config: ModelConfig) -> 
             f"dict={job.dict}: the checkpoint does not say its languages; give src= and tgt=, such as en, de"
         )
     print(
-        f"dc-convert: warning: taken for {'-'.join(guess)} by its dictionaries; src= and tgt= say it", file=sys.stderr
+        f"dc-convert: warning: language pair {'-'.join(guess)} inferred from the dictionaries; src= and tgt= "
+        "set another",
+        file=sys.stderr,
     )
     return guess
 

@@ -39,7 +39,7 @@ def _refuse_typed(typed: Mapping[str, str], option: str, need: str) -> None:
     """
     for name, value in typed.items():
         if name == option or (option.endswith(".") and name.startswith(option)):
-            raise UserError(f"{name}={value}: has an effect together with {need} only")
+            raise UserError(f"{name}={value}: only has an effect with {need}")
 
 
 def _check_typed_search(typed: Mapping[str, str], search: SearchConfig) -> None:
@@ -52,7 +52,7 @@ def _check_typed_text(typed: Mapping[str, str], text: TextConfig) -> None:
     """Raise UserError where a step was typed that text.tokenization=none leaves out."""
     for name in ("normalize_punctuation", "remove_non_printing", "escape"):
         if text.tokenization is Tokenization.none and typed.get(f"text.{name}", "").lower() == "true":
-            raise UserError(f"text.{name}=true: has an effect together with text.tokenization=moses only")
+            raise UserError(f"text.{name}=true: only has an effect with text.tokenization=moses")
 
 
 def _check_batch(batch: BatchConfig) -> None:
@@ -92,7 +92,7 @@ class PreprocessJob(PreprocessConfig):
 
 @dataclass(kw_only=True)
 class TrainJob(FitConfig):
-    """Train a model, that of model= or of the recipe, on a data folder, up to the first limit that train.* names."""
+    """Train the model given by model= or the recipe on a data folder, until the first limit in train.* is reached."""
 
     data_dir: str  # folder that dc-preprocess made
     model: ModelConfig
@@ -142,7 +142,7 @@ class GenerateJob(RuntimeConfig):
         if (self.input is None) == (self.data_dir is None):
             raise UserError("input=, data_dir=: give one of the two, a file or a preprocessed data folder")
         if self.split is not None and self.data_dir is None:
-            raise UserError(f"split={self.split}: has an effect together with data_dir= only")
+            raise UserError(f"split={self.split}: only has an effect with data_dir=")
         if self.data_dir is not None and self.split not in (None, "valid", "test"):
             raise UserError(f"split={self.split}: must be valid or test; their raw lines are kept, those of train not")
         if self.data_dir is not None and self.reference is not None:
@@ -244,7 +244,7 @@ class ConvertJob:
         """Raise UserError where the options do not fit together, or out_dir holds something."""
         for option in ("bpe_codes", "src", "tgt"):
             if self.dict is None and getattr(self, option) is not None:
-                raise UserError(f"{option}={getattr(self, option)}: has an effect together with dict= only")
+                raise UserError(f"{option}={getattr(self, option)}: only has an effect with dict=")
         replace(self.text, escape=False).check()  # that default says nothing where text.tokenization=none is given
         _check_out_dir(self.out_dir, self.overwrite)
 

@@ -159,7 +159,7 @@ def check_complete(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     if missing:
         raise UserError(f"checkpoint: the weights {_some(missing)} are missing, which its own options ask for")
     if unused:
-        raise UserError(f"checkpoint: its own options have no use for the weights {_some(unused)}")
+        raise UserError(f"checkpoint: contains weights that its options do not call for: {_some(unused)}")
     for name, weight in expected.items():
         if found[name].shape != weight.shape:
             raise UserError(

@@ -19,7 +19,7 @@ class BatchConfig:
         metadata={"words": {"auto": AUTO}},
     )  # tokens: rows x longest side, padding and </s> too, at most; auto (training): what memory holds, 16,384 at most
     max_sentences: int | None = None  # rows, at most; None: as many as the tokens allow
-    rows_multiple: int = 1  # of training: rows are a multiple of this where more fit (8 suits GPU matrix products)
+    rows_multiple: int = 1  # training only: round rows down to a multiple of this (8 suits GPU matrix products)
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that no batch could keep."""

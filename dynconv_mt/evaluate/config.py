@@ -11,7 +11,7 @@ from dynconv_mt.text.config import Tokenization
 
 
 class ScoreKind(StrEnum):
-    """Corpus scores. The BLEUs of tokens tokenise both sides as told; the others take detokenised text as it is."""
+    """Corpus scores. Token-based BLEU scores tokenise both sides as configured; the others take detokenised text."""
 
     sacrebleu = "sacrebleu"  # BLEU with sacreBLEU's own tokeniser (13a; those for zh, ja, ko), cased
     chrf = "chrf"  # chrF2: F-score of character 6-grams, recall weighing twice

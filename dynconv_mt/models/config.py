@@ -123,7 +123,7 @@ class DynamicConvConfig(ConvConfig):
 class StackConfig:
     """A stack of equal layers: the encoder or the decoder. What is null here is as for the whole model."""
 
-    layers: int = 6  # layers of the stack; an encoder of 0: there is none, and the model is a language model
+    layers: int = 6  # number of layers; 0 for the encoder makes a decoder-only language model
     ffn_dim: int = 2048  # width of the feed-forward sub-block
     mixer: MixerConfig = field(default_factory=AttentionConfig)
     dim: int | None = None  # width of embeddings and layers; None: model.dim

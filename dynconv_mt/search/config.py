@@ -17,12 +17,12 @@ class SearchConfig:
     beam: int = 5  # hypotheses that are kept at every step, and finished ones that end a sentence; 1: greedy
     length_penalty: float = 1.0  # exponent p of score = Σ log p / (length + 1)^p; above 1 favours longer ones
     normalize: bool = True  # divide by (length + 1)^length_penalty at all; false: score = Σ log p
-    min_length: int = 1  # tokens, at least (the limit max_length_a·S + max_length_b goes before)
+    min_length: int = 1  # minimum number of tokens (the maximum, max_length_a·S + max_length_b, takes precedence)
     max_length_a: float = 1.0  # tokens, at most: a·S + b for a source of S tokens, </s> included
     max_length_b: int = 50  # b of the same. The defaults are those of Vaswani et al. (2017)
     temperature: float = 1.0  # logits are divided by it; above 1 flattens the distribution
     unk_penalty: float = 0.0  # nats taken from the log-probability of <unk>; above 0 makes it rarer
-    no_repeat_ngram: int = 0  # tokens: no run of so many occurs twice in a translation; 0: no such rule
+    no_repeat_ngram: int = 0  # no n-gram of this many tokens occurs twice in a translation; 0: off
     nbest: int = 1  # hypotheses returned for each sentence, best first; at most `beam`; dc-generate with details= only
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ class TrainConfig:
     label_smoothing: float = 0.1  # probability spread evenly over all types of the vocabulary
     r_drop: float = 0.0  # weight of R-Drop's divergence between two passes (twice the time and memory); 0: one pass
     ema_decay: float = 0.0  # exponential moving average of the weights, per update; 0: none
-    parallel: Parallel = Parallel.ddp  # how several ranks share a model; of one rank it says nothing
+    parallel: Parallel = Parallel.ddp  # how several ranks share a model; ignored with a single rank
     max_skipped: int = 20  # updates in a row whose gradient is not finite before training gives up
     log_every: int = 50  # updates between two lines of metrics.jsonl
     tensorboard: bool = True  # write RUN/tensorboard
@@ -191,7 +191,7 @@ class FitConfig(RuntimeConfig):
     """Everything that `fit` reads. A command's job extends it with where the data lie and what the model is."""
 
     out_dir: str  # the run folder, RUN
-    seed: int = 1  # of the order of the data and of dropout; of the weights to begin with, too, for dc-train
+    seed: int = 1  # random seed of data order and dropout; in dc-train of the initial weights too
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

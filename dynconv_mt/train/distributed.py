@@ -132,7 +132,7 @@ def process_group(ranks: Ranks, compute: Compute, interrupt: Interrupt) -> Itera
             yield ranks
         finally:
             heartbeat.stop()
-        ranks.barrier()  # nobody leaves while another still minds
+        ranks.barrier()  # a rank that leaves early would look dead to the others
         dist.destroy_process_group()
 
 

@@ -68,7 +68,7 @@ class Heartbeat:
             if self.rank == 0 and not self.interrupt and (name := value.decode().partition(" ")[2]):
                 main_thread = threading.main_thread().ident
                 assert main_thread is not None
-                # Ctrl-C there is none here, where a first one is yet to come
+                # as SIGTERM: a SIGINT would count as the first Ctrl-C of the user
                 signal.pthread_kill(main_thread, signal.SIGTERM if name == "SIGINT" else signal.Signals[name])
 
     def _watch(self) -> None:

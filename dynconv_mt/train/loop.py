@@ -205,7 +205,7 @@ class Trainer:
         return self._interrupted(stop) if stop.is_interrupt else self._finish(stop)
 
     def _wait_for_files(self) -> None:
-        """Wait until the last checkpoint is on the disk, on all ranks: rank 0 takes those that leave for dead."""
+        """Wait, on all ranks, until the last checkpoint is on the disk: one that left would look dead to rank 0."""
         self.saver.join()
         self.ranks.barrier()
 

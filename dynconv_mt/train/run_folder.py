@@ -61,8 +61,8 @@ def check_run_folder(config: FitConfig, model: ModelConfig) -> None:
         )
     if has_model and not has_checkpoints and read_finished(config) is None:
         raise UserError(
-            f"out_dir={config.out_dir}: this run has a model, and no checkpoints from which to train on; choose "
-            "another out_dir"
+            f"out_dir={config.out_dir}: this run has a final model but no checkpoint to continue from; choose another "
+            "out_dir"
         )
 
 

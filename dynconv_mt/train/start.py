@@ -49,13 +49,13 @@ def check_data(config: FitConfig, model: Seq2Seq, data: FitData) -> None:
 
 
 def check_same_data(state: TrainerState, data: FitData) -> dict[str, str]:
-    """Return the digests of the data. Raises UserError where they are not those that the run was started with."""
+    """Return the digests of the data. Raises UserError where they have changed since the run was started."""
     found = _digests(data)
     if state.data and state.data != found:
         changed = sorted(name for name in state.data.keys() | found.keys() if state.data.get(name) != found.get(name))
         raise UserError(
-            f"data_dir={data.train.folder.parent}: the {' and '.join(changed)} data are not those that this run was "
-            "started with; give the same data folder, or choose another out_dir"
+            f"data_dir={data.train.folder.parent}: the {' and '.join(changed)} data have changed since this run was "
+            "started; use the same data folder, or choose another out_dir"
         )
     return found
 
@@ -87,7 +87,7 @@ def check_ranks(config: FitConfig, model: ModelConfig, data: FitData, compute: C
 def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator[str]:
     """Fit `state` to the data and the ranks at hand; yield what changes by other ranks.
 
-    Raises UserError where the data are not those that the run was started with.
+    Raises UserError where the data have changed since the run was started.
     """
     found = check_same_data(state, data)
     world_size, per_update = loader.share.world_size, loader.share.world_size * loader.share.update_freq

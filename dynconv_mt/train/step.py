@@ -127,7 +127,7 @@ class UpdateStep:
         return None
 
     def add_gradients(self, attempt: Attempt, part: Part, is_last: bool) -> Tensor:
-        """Add those of one part to what is there; return its loss and nll in nats (2,). Ranks meet where `is_last`."""
+        """Accumulate the gradients of one part, over ranks if `is_last`; return its loss and nll in nats (2,)."""
         seed_micro_step(self.config.seed, attempt.number, part.micro_step, self.ranks.rank, part.first_row)
         is_shared = self.ranks.world_size > 1
         self._is_exchanging = is_shared and is_sharded(self.model)
@@ -149,8 +149,8 @@ class UpdateStep:
         if misfit is not None and misfit.num_tokens < self._smallest_misfit:
             self._smallest_misfit = misfit.num_tokens
             logger.warning(
-                f"update {number + 1}: a batch of {misfit.num_tokens:,} tokens does not fit in memory and is cut in "
-                f"two; batch.max_tokens={misfit.num_tokens // 2} would spare the lost time"
+                f"update {number + 1}: a batch of {misfit.num_tokens:,} tokens does not fit in memory and was split in "
+                f"two; setting batch.max_tokens={misfit.num_tokens // 2} avoids the lost time"
             )
         return worst > 0
 

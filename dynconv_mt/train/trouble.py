@@ -43,10 +43,10 @@ def check_progress(step: UpdateStep, run: Path, text: SavesItself | None) -> Non
     config, precision = step.config, step.compute.precision
     remedy = "" if precision is Precision.fp32 else f", give precision=fp32 (now {precision})"
     raise UserError(
-        f"train.max_skipped={config.train.max_skipped}: the gradients of as many updates in a row (to update "
+        f"train.max_skipped={config.train.max_skipped}: the gradients of as many consecutive updates (the last was "
         f"{report['update']}) were not finite, and the weights have not moved; {report['summary']} ({run / TROUBLE} "
         f"lists the sentence pairs). Lower optim.lr={config.optim.lr:g}, lengthen schedule.warmup_updates="
-        f"{config.schedule.warmup_updates}{remedy}, or mend the data"
+        f"{config.schedule.warmup_updates}{remedy}, or fix the data"
     )
 
 

@@ -188,7 +188,7 @@ def test_scores_have_signatures(
                 *("input={corpus}/test.en", "reference={corpus}/test.de", "evaluate.metrics=[tokenized_bleu]"),
                 *("evaluate.tokenization=none", "evaluate.normalize_punctuation=true"),
             ],
-            "evaluate.normalize_punctuation=true: has an effect together with evaluate.tokenization=moses",
+            "evaluate.normalize_punctuation=true: only has an effect with evaluate.tokenization=moses",
         ),
         (["input=-", "reference=-"], "only one file can be -"),
         (["input={corpus}/test.en", "output=nowhere/out"], "there is no folder nowhere"),
@@ -243,7 +243,7 @@ def test_options_of_validation_need_validation_data(
     argv = [f"train={corpus}/train", "bpe.vocab_size=400", "workers=1", f"out_dir={data}"]
     assert call("preprocess", "src=en", "tgt=de", *argv) == 0
     assert call("train", *TINY, f"data_dir={data}", f"out_dir={out}", "train.max_updates=1", option) == 2
-    assert f"{option}: has an effect together with validation data" in capsys.readouterr().err
+    assert f"{option}: only has an effect with validation data" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -297,7 +297,7 @@ def test_bad_averages_are_refused(
     [
         (["model_dir=[]"], "model_dir=[]"),
         (["search.nbest=2", "search.beam=2"], "search.nbest=2"),
-        (["search.normalize=false", "search.length_penalty=2"], "together with search.normalize=true only"),
+        (["search.normalize=false", "search.length_penalty=2"], "only has an effect with search.normalize=true"),
     ],
 )
 def test_bad_interactive_options(
@@ -381,4 +381,4 @@ def test_steps_that_are_left_out_may_not_be_asked_for(
 ) -> None:
     arguments = [f"train={corpus}/train", "src=en", "tgt=de", f"out_dir={tmp_path}/DATA", "text.tokenization=none"]
     assert call("preprocess", *arguments, f"text.{name}=true") == 2
-    assert f"text.{name}=true: has an effect together with text.tokenization=moses only" in capsys.readouterr().err
+    assert f"text.{name}=true: only has an effect with text.tokenization=moses" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_language_models(tmp_path: Path, dictionaries: Path, capsys: pytest.Capt
     ("argv", "words"),
     [
         (["checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: no such file"),
-        (["bpe_codes=x"], "bpe_codes=x: has an effect together with dict= only"),
+        (["bpe_codes=x"], "bpe_codes=x: only has an effect with dict="),
         (["dict={dict}", "bpe_codes=nowhere"], "bpe_codes=nowhere: cannot be read"),
         (["dict={dict}", "src=de"], "de on both sides"),
         (["dict=nowhere"], "dict=nowhere: no such folder"),
@@ -149,7 +149,7 @@ def test_languages_by_their_dictionaries(
     checkpoint = save(tmp_path / "c.pt", Original(), source_lang=None, target_lang=None)
     argv = [f"checkpoint={checkpoint}", f"dict={dictionaries}"]
     assert call("convert", *argv, f"out_dir={tmp_path}/one") == 0
-    assert "taken for de-en by its dictionaries" in capsys.readouterr().err
+    assert "language pair de-en inferred from the dictionaries" in capsys.readouterr().err
     assert call("convert", *argv, f"out_dir={tmp_path}/two", "src=en", "tgt=de") == 0
     assert capsys.readouterr().err == ""
     path = dictionaries / "dict.de.txt"

@@ -135,6 +135,6 @@ def test_a_finished_run_without_its_checkpoints_is_no_other_run(
     assert fit(job, new_model(), data).update == 6
     with pytest.raises(UserError, match=r"differs in seed=2 \(was 1\)"):
         fit(new_job(train__max_updates=6, seed=2), new_model(), data)
-    with pytest.raises(UserError, match="no checkpoints from which to train on"):
+    with pytest.raises(UserError, match="no checkpoint to continue from"):
         fit(new_job(train__max_updates=7), new_model(), data)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}

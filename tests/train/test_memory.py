@@ -71,7 +71,7 @@ def test_split_update_is_the_whole_one(
     assert (whole.tokens, whole.updates, whole.skipped) == (split.tokens, split.updates, split.skipped)
     assert steps[1].last is not None and max(len(part.batch.src) for part in steps[1].last.parts) <= 4
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert said and "is cut in two; batch.max_tokens=" in said[0]
+    assert said and "was split in two; setting batch.max_tokens=" in said[0]
 
 
 def test_with_dropout_it_is_the_same_every_time(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
@@ -162,7 +162,7 @@ def test_one_rank_of_two_runs_out_in_forward(data: FitData, new_model: NewModel,
     lines = second_rank("limit_memory(model.encoder.layers[0], 4)")
     done = Launch(two, new_model(dropout=0.0), data, lines).torchrun()
     assert done.returncode == 0, done.stderr
-    assert "is cut in two" in done.stderr
+    assert "was split in two" in done.stderr
     first, second = (load_file(Path(job.out_dir) / "model" / "model.safetensors") for job in (one, two))
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
 

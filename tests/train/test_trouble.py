@@ -41,7 +41,7 @@ def report_of(step: UpdateStep, data: FitData, run: Path) -> dict[str, Any]:
     """Make an update of two micro-batches; return what is written of the trouble in it."""
     loader = Loader(data.train, step.config.batch, 1, Share(2), prefetch=0)
     step(4, next(iter(loader.epoch(0))))
-    with pytest.raises(UserError, match=r"train\.max_skipped=1: .* \(to update 5\)") as caught:
+    with pytest.raises(UserError, match=r"train\.max_skipped=1: .* \(the last was 5\)") as caught:
         check_progress(step, run, data.text)
     report: dict[str, Any] = json.loads((run / "trouble.json").read_text())
     assert report["update"] == 5 and report["rank"] == 0
