@@ -23,9 +23,9 @@ class SystemFailure(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out: Python's own error, a device's, or what torch's allocator says on a CPU."""
+    """Return whether memory ran out: Python's own error, a device's, or what torch and the operators say on a CPU."""
     is_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
-    return is_device or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return is_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def one_of(words: type[Word], option: str, value: str) -> Word:

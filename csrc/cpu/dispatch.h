@@ -6,9 +6,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "../checks.h"
 #include "problem.h"
@@ -28,11 +28,16 @@ template <typename Problem>
 void run_in_parallel(const Problem& p, Tasks<Problem> tasks, int64_t count, int64_t work, size_t scratch_bytes) {
   constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: some 20 microseconds
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(work, 1));
+  std::atomic<bool> is_short = false;  // an exception would lose its message on the way through the stable ABI
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, (scratch_bytes + 63) / 64 * 64));
-    if (!scratch) throw std::bad_alloc();
-    tasks(p, begin, end, scratch.get());
+    if (scratch) {
+      tasks(p, begin, end, scratch.get());
+    } else {
+      is_short = true;
+    }
   });
+  STD_TORCH_CHECK(!is_short, "can't allocate memory: ", scratch_bytes, " bytes of scratch memory a thread");
 }
 
 }  // namespace dynconv_mt::cpu

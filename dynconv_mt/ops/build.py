@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,8 +128,9 @@ def build_in(target: Path, csrc: Path, compile_to: Callable[[Path], None]) -> No
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-            library = Path(folder) / target.name
+            library, started = Path(folder) / target.name, time.time()
             compile_to(library)
+            os.utime(library, (started, started))  # what is edited meanwhile is newer
             os.replace(library, target)
     except OSError as error:  # of the folder, or of a compiler that is no program
         raise BuildError(str(error)) from None
@@ -239,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if archs := chosen_archs(options.cuda) or (ARCHS.split(";") if options.cuda == "" else []):
             is_new = build_cuda(archs, CUDA_TARGET, CSRC)
             print(f"{CUDA_TARGET}: {'compiled' if is_new else 'up to date'} for {', '.join(archs)}")
+        elif CUDA_TARGET.is_file() and not is_current(CUDA_TARGET, CSRC, "cuda"):
+            print(f"{CUDA_TARGET}: is older than its sources; compile it with --cuda ARCHS, or remove it")
     except BuildError as error:
         print(consequence(target, error), file=sys.stderr)
         return 1

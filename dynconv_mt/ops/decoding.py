@@ -42,6 +42,9 @@ class ConvState:
 
     def reorder(self, parents: Tensor) -> None:
         """Let slot w of sentence b continue from slot parents[b, w]; parents (B, W') int64, W' at most W."""
+        num_sentences, beam = self.buffer.shape[:2]
+        if parents.dim() != 2 or parents.shape[0] != num_sentences or parents.shape[1] > beam:
+            raise ValueError(f"parents: expected shape ({num_sentences}, at most {beam}), found {sizes(parents)}")
         self.slots = self.slots.gather(1, parents[..., None].expand(-1, -1, self.slots.shape[2]))
 
 
@@ -52,6 +55,7 @@ def dynamic_conv_step(x: Tensor, logits: Tensor, state: ConvState, *, softmax: b
     that sits a step out has lost its place and comes back by `reorder` only. Not differentiable. Raises ValueError
     where shapes do not fit.
     """
+    x, logits = as_autocast_has_it("dynamic_conv_step", x, logits)
     kernel_size = state.buffer.shape[2] + 1
     if x.dim() == 4 and (logits.dim() != 4 or logits.shape[:3] != x.shape[:3] or logits.shape[3] % kernel_size):
         expected = f"({', '.join(map(str, x.shape[:3]))}, H·{kernel_size})"
@@ -67,6 +71,7 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
     x (B, W', N, C) with W' at most the beam of the state; weight (H, K); y (B, W', N, C). Not differentiable. Raises
     ValueError where shapes do not fit.
     """
+    x, weight = as_autocast_has_it("light_conv_step", x, weight)
     kernel_size = state.buffer.shape[2] + 1
     if weight.dim() != 2 or weight.shape[1] != kernel_size:
         raise ValueError(f"weight: expected shape (H, {kernel_size}) for this state, found {sizes(weight)}")
@@ -76,13 +81,15 @@ def light_conv_step(x: Tensor, weight: Tensor, state: ConvState, *, softmax: boo
     return step("light_conv_step", x, weight, state, softmax)
 
 
+def as_autocast_has_it(name: str, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x and taps of the operator `name`, cast where autocast is on."""
+    return cast(name, x, taps) if is_autocast(x.device.type) and x.is_floating_point() else (x, taps)
+
+
 @torch.no_grad()
 def step(name: str, x: Tensor, taps: Tensor, state: ConvState, softmax: bool) -> Tensor:
-    """Return y of the operator `name` at N new inputs x (B, W, N, C), and count them. Autocast is as for all inputs."""
-    operator = getattr(OPERATORS, name)
-    if is_autocast(x.device.type):
-        x, taps = cast(name, x, taps)
-    y: Tensor = operator(x, taps, state.buffer, state.slots, position=state.position, softmax=softmax)
+    """Return y of the operator `name` at N new inputs x (B, W, N, C), and count them."""
+    y: Tensor = getattr(OPERATORS, name)(x, taps, state.buffer, state.slots, position=state.position, softmax=softmax)
     state.position += x.shape[2]
     return y
 

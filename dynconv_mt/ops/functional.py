@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dynconv_mt.ops import library  # registers the operators
 
@@ -59,6 +60,7 @@ def dynamic_conv(
     check_heads(x, logits.shape[2] // kernel_size, "logits")
     check_dtype(x, "logits", logits)
     check_device(x, "logits", logits)
+    refuse_tangents(x, logits)
     options = {"kernel_size": kernel_size, "padding_left": padding_left, "softmax": softmax, "dropout": dropout}
     y: Tensor = OPERATORS.dynamic_conv(
         x, logits, checked_seed(x, seed, dropout), checked_lengths(x, lengths), **options
@@ -99,9 +101,18 @@ def light_conv(
     if weight.dtype != torch.float32 or x.dtype == torch.float64:
         check_dtype(x, "weight", weight)
     check_device(x, "weight", weight)
+    refuse_tangents(x, weight)
     options = {"padding_left": padding_left, "softmax": softmax, "dropout": dropout}
     y: Tensor = OPERATORS.light_conv(x, weight, checked_seed(x, seed, dropout), checked_lengths(x, lengths), **options)
     return y
+
+
+def refuse_tangents(*inputs: Tensor) -> None:
+    """Raise NotImplementedError under forward-mode differentiation of an input, which would else come out as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
+        raise NotImplementedError("light_conv and dynamic_conv have no forward-mode derivatives (jvp, jacfwd)")
 
 
 def sizes(tensor: Tensor) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.ops import reference
+from dynconv_mt.ops.build import CSRC, is_current
 
 NAMESPACE = "dynconv_mt"
 OPTIONS = "int padding_left, bool softmax, float dropout"
@@ -139,7 +140,23 @@ def register_step(name: str) -> None:
     schema = f"(Tensor x, {STEPS[name]}, {state}, *, SymInt position, bool softmax) -> Tensor"
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, without_autocast(getattr(reference, name)), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, noting_changes(name), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake_forward)
+
+
+def noting_changes(name: str) -> Callable[..., Tensor]:
+    """Return the kernel that lets autograd know that a step changes its state: what it has saved of that is void."""
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def run(keys: Any, x: Tensor, taps: Tensor, buffer: Tensor, slots: Tensor, **options: Any) -> Tensor:
+        torch.autograd.graph.increment_version((buffer, slots))
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            y: Tensor = operator.redispatch(
+                keys & torch._C._after_ADInplaceOrView_keyset, x, taps, buffer, slots, **options
+            )
+        return y
+
+    return run
 
 
 def load_compiled(folder: Path) -> None:
@@ -150,6 +167,8 @@ def load_compiled(folder: Path) -> None:
     for path in sorted(folder.glob("_C*.so")):
         if path.stem == "_C_cuda" and torch.version.cuda is None:
             continue
+        if CSRC.is_dir() and not is_current(path, CSRC, "cuda" if path.stem == "_C_cuda" else "cpu"):
+            warnings.warn(f"{path} is older than its sources; run {build_command()}", stacklevel=2)
         try:
             torch.ops.load_library(path)
         except OSError as error:
@@ -180,7 +199,7 @@ def load_chosen(choice: str) -> None:
 
 def build_command(arch: str = "") -> str:
     """Return the command that compiles the kernels, those for GPUs of an architecture where one is named."""
-    if (Path(__file__).parents[2] / "csrc").is_dir():
+    if CSRC.is_dir():
         return "python -m dynconv_mt.ops.build" + (f" --cuda {arch}" if arch else "")
     variable = f"DYNCONV_MT_CUDA_ARCHS={arch} " if arch else ""
     return f"{variable}pip install --no-build-isolation . in a checkout, outside of which the package is installed"
@@ -218,13 +237,14 @@ def compiled_archs() -> list[str]:
 def runs_on(archs: Sequence[str], capability: tuple[int, int]) -> bool:
     """Return whether kernels compiled for `archs`, with PTX of the last, run on a GPU of a compute capability.
 
-    Machine code runs within its major version, on its minor and later ones; PTX on any later GPU; 90a on 90 alone.
+    Machine code runs within its major version, on its minor and later ones, 90a on 90 alone; PTX on any later GPU, that
+    of a family such as 100f within its major version.
     """
-    parsed = [(int(arch.rstrip("af")[:-1]), int(arch.rstrip("af")[-1]), arch[-1].isdigit()) for arch in archs]
+    parsed = [(int(arch.rstrip("af")[:-1]), int(arch.rstrip("af")[-1]), arch[-1]) for arch in archs]
     major, minor = capability
-    fits = [(x, y) == capability or (is_plain and x == major and y <= minor) for x, y, is_plain in parsed]
-    x, y, is_plain = parsed[-1]
-    return any(fits) or (is_plain and (x, y) <= capability)
+    fits = [(x, y) == capability or (kind != "a" and x == major and y <= minor) for x, y, kind in parsed]
+    x, y, kind = parsed[-1]
+    return any(fits) or (kind.isdigit() and (x, y) <= capability)
 
 
 for _name in INPUTS:

@@ -109,6 +109,29 @@ def test_nothing_is_compiled_twice(tmp_path: Path) -> None:
     assert not build.build(target, csrc)
 
 
+def test_what_is_edited_while_it_compiles_is_compiled_again(tmp_path: Path) -> None:
+    csrc, target = sources(tmp_path / "csrc", ""), tmp_path / "_C.so"
+    for path in csrc.rglob("*"):
+        os.utime(path, (1, 1))
+
+    def compile_to(library: Path) -> None:
+        library.write_text("of the old source")
+        for path in csrc.rglob("*"):
+            path.touch()
+
+    build.build_in(target, csrc, compile_to)
+    assert target.is_file() and not build.is_current(target, csrc, "cpu")
+
+
+def test_a_library_older_than_its_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_C.so").write_bytes(b"no machine code")
+    os.utime(tmp_path / "_C.so", (1, 1))
+    monkeypatch.setattr(library, "CSRC", sources(tmp_path / "csrc", ""))
+    with pytest.warns(UserWarning) as warned:
+        library.load_compiled(tmp_path)
+    assert "is older than its sources; run python -m dynconv_mt.ops.build" in str(warned[0].message)
+
+
 def test_other_architectures_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library knows what it was compiled for."""
     csrc, target = sources(tmp_path / "csrc", ""), tmp_path / "_C_cuda.so"
@@ -195,6 +218,8 @@ def test_the_choice_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         (["90a"], (9, 0), True),
         (["90a"], (10, 0), False),
         (["100"], (10, 3), True),
+        (["100f"], (10, 3), True),
+        (["100f"], (12, 0), False),
     ],
 )
 def test_which_gpus_kernels_run_on(archs: list[str], capability: tuple[int, int], expected: bool) -> None:

@@ -214,6 +214,31 @@ def test_no_graph_is_kept() -> None:
     assert not state.buffer.requires_grad
 
 
+def test_autograd_knows_that_a_step_changes_its_state() -> None:
+    state, w = ConvState.empty(1, 1, 3, torch.empty(0, C)), torch.ones((), requires_grad=True)
+    y = (state.buffer * w).sum()
+    light_conv_step(torch.ones(1, 1, 2, C), torch.randn(H, 3), state)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+    with torch.inference_mode():
+        inside = ConvState.empty(1, 1, 3, torch.empty(0, C))
+        light_conv_step(torch.ones(1, 1, 2, C), torch.randn(H, 3), inside)
+    assert inside.position == 2
+
+
+def test_autocast_comes_before_the_checks() -> None:
+    state = ConvState.empty(1, 1, 3, torch.empty(0, C, dtype=torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert light_conv_step(torch.ones(1, 1, 1, C), torch.randn(H, 3), state).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 2), (2, 4), (2,)])
+def test_parents_of_another_batch_are_refused(shape: tuple[int, ...]) -> None:
+    state = ConvState.empty(2, 3, 3, torch.empty(0, C))
+    with pytest.raises(ValueError, match=r"parents: expected shape \(2, at most 3\), found"):
+        state.reorder(torch.zeros(shape, dtype=torch.int64))
+
+
 def test_wrong_arguments_are_named() -> None:
     state = ConvState.empty(2, 3, 7, torch.empty(0, C))
     x, logits = torch.randn(2, 3, 1, C), torch.randn(2, 3, 1, H * 7)

@@ -133,6 +133,22 @@ def test_second_derivatives_are_refused() -> None:
         grad_x.sum().backward()
 
 
+@pytest.mark.parametrize("name", ["x", "taps"])
+@pytest.mark.parametrize("is_dynamic", [True, False])
+def test_forward_mode_is_refused(name: str, is_dynamic: bool) -> None:
+    """Tangents would be dropped without a word."""
+    inputs = {"x": X, "taps": LOGITS if is_dynamic else WEIGHT}
+
+    def call(tensor: torch.Tensor) -> torch.Tensor:
+        x, taps = {**inputs, name: tensor}.values()
+        return dynamic_conv(x, taps, K, 1) if is_dynamic else light_conv(x, taps, 1)
+
+    with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
+        torch.func.jvp(call, (inputs[name],), (torch.ones_like(inputs[name]),))
+    with torch.autograd.forward_ad.dual_level():
+        assert call(inputs[name]).shape == X.shape
+
+
 def test_backend() -> None:
     is_built = TARGET.is_file() and os.environ.get("DYNCONV_MT_OPS") != "reference"
     assert backend("cpu") == ("compiled" if is_built else "reference")
