@@ -55,7 +55,7 @@ def _read_text(job: ConvertJob, checkpoint: Checkpoint, config: ModelConfig) -> 
     text = read_text(TextFiles(Path(job.dict), codes, src, tgt), job.text, config)
     if not job.text.lowercase and not has_capitals(text):
         print(
-            "dc-convert: warning: no piece contains a capital letter; is it a model of lower-cased text "
+            "dc-convert: warning: no piece contains a capital letter; was the model trained on lower-cased text "
             "(text.lowercase=true)?",
             file=sys.stderr,
         )

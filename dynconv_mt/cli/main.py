@@ -17,12 +17,18 @@ from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.errors import SystemFailure, UserError, is_out_of_memory
 from dynconv_mt.plugins import import_plugins
 
-DONE, FAILED, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 1, 2, 130, 141
+DONE, FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
-REFUSALS = (
-    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+REFUSALS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
     errno.ENAMETOOLONG,
-)
+}
 
 
 def _entry(section: str) -> Callable[[], int]:
@@ -30,9 +36,15 @@ def _entry(section: str) -> Callable[[], int]:
     return lambda: run(COMMANDS[section], sys.argv[1:])
 
 
-preprocess, train, generate = map(_entry, ("preprocess", "train", "generate"))
-interactive, score, evaluate = map(_entry, ("interactive", "score", "evaluate"))
-average, convert, info = map(_entry, ("average", "convert", "info"))
+preprocess = _entry("preprocess")
+train = _entry("train")
+generate = _entry("generate")
+interactive = _entry("interactive")
+score = _entry("score")
+evaluate = _entry("evaluate")
+average = _entry("average")
+convert = _entry("convert")
+info = _entry("info")
 
 
 def run(command: Command, argv: Sequence[str]) -> int:
@@ -44,9 +56,8 @@ def run(command: Command, argv: Sequence[str]) -> int:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (to the end of the process)
     logging.basicConfig(format=f"{command.name}: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
-    if hasattr(
-        sys.stdout, "reconfigure"
-    ):  # UTF-8 whatever the locale; bytes of file names that are none go out as they are
+    if hasattr(sys.stdout, "reconfigure"):
+        # UTF-8 whatever the locale; bytes of file names that are none go out as they are
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
     return guarded(lambda: _run(command, argv), command.name)
 
@@ -76,7 +87,7 @@ def guarded(action: Callable[[], int], name: str) -> int:
             return _fail(name, f"out of memory; lower batch.max_tokens, or search.beam where there is one. {error}")
         traceback.print_exc()
         print(f"{name}: this is a bug in dynconv_mt {dynconv_mt.__version__}, not in your input", file=sys.stderr)
-        return BUG
+        return FAILED
 
 
 def _run(command: Command, argv: Sequence[str]) -> int:

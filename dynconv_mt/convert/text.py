@@ -73,15 +73,22 @@ def guess_languages(folder: Path, model: ModelConfig) -> tuple[str, str] | None:
     first, second = (path.name.removeprefix("dict.").removesuffix(".txt") for path in paths)
     contents = [_read(path, "dict") for path in paths]
     sizes = tuple(content.count(b"\n") + len(SPECIAL_PIECES) for content in contents)
-    if contents[0] == contents[1] or sizes == (model.src_vocab_size, model.tgt_vocab_size) != sizes[::-1]:
+    expected = (model.src_vocab_size, model.tgt_vocab_size)
+    if contents[0] == contents[1]:
         return first, second
-    return (second, first) if sizes[::-1] == (model.src_vocab_size, model.tgt_vocab_size) != sizes else None
+    if sizes[0] == sizes[1] or expected not in (sizes, sizes[::-1]):
+        return None
+    return (first, second) if sizes == expected else (second, first)
 
 
 def has_capitals(pipeline: TextPipeline) -> bool:
     """Whether any piece but the special ones holds a capital letter; a model without was trained in lower case."""
     subwords = (pipeline.source.subword, pipeline.target.subword)
-    return any(piece != piece.lower() for subword in subwords for piece in subword.pieces(range(4, subword.vocab_size)))
+    return any(
+        piece != piece.lower()
+        for subword in subwords
+        for piece in subword.pieces(range(len(SPECIAL_PIECES), subword.vocab_size))
+    )
 
 
 def _dictionary(files: TextFiles, lang: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,15 +137,8 @@ def build_measures(
     """
 
     def build(metric: ScoreKind) -> SacrebleuMeasure:
-        if metric is ScoreKind.tokenized_bleu:
+        if metric in (ScoreKind.tokenized_bleu, ScoreKind.tokenized_bleu_lc):
             return SacrebleuMeasure(metric, references, treatment.tokenize, lambda text: _signed(text, treatment))
-        if metric is ScoreKind.tokenized_bleu_lc:
-            return SacrebleuMeasure(
-                metric,
-                references,
-                treatment.lowercased,
-                lambda text: _signed(text, treatment).replace("case:mixed", "case:lc"),
-            )
         if metric is ScoreKind.compound_split_bleu:
             return SacrebleuMeasure(
                 metric, references, treatment.compounds_split, lambda text: _signed(text, treatment, "|compounds:split")
@@ -209,6 +203,6 @@ _METRICS: dict[ScoreKind, tuple[str, Callable[..., Any]]] = {
     ScoreKind.chrf: ("chrF2", _chrf),
     ScoreKind.ter: ("TER", _ter),
     ScoreKind.tokenized_bleu: ("tokenised BLEU", _bleu_of_tokens),
-    ScoreKind.tokenized_bleu_lc: ("tokenised BLEU, lower-cased", _bleu_of_tokens),
+    ScoreKind.tokenized_bleu_lc: ("tokenised BLEU, lower-cased", partial(_bleu_of_tokens, lowercase=True)),
     ScoreKind.compound_split_bleu: ("compound-split BLEU", _bleu_of_tokens),
 }

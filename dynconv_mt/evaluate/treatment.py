@@ -46,10 +46,6 @@ class Treatment:
         """As `tokenize`, for lines of which there are many: nothing is kept."""
         return self._tokenizer.tokenize(line)
 
-    def lowercased(self, line: str) -> str:
-        """Return the lower-cased tokens of a line."""
-        return self.tokenize(line).lower()
-
     def compounds_split(self, line: str) -> str:
         """Return the tokens of a line with its compounds split."""
         return split_compounds(self.tokenize(line))

@@ -252,15 +252,14 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(data: dict[str, Any]) -> ModelConfig:
     """Return the ModelConfig whose JSON form is `data`. Raises UserError for an unknown mixer or field."""
     try:
-        data = dict(data.items())
-        stacks = {side: _stack_from_dict(data.pop(side)) for side in ("encoder", "decoder")}
-    except (AttributeError, KeyError, TypeError) as error:
+        stacks = {side: _stack_from_dict(data[side]) for side in ("encoder", "decoder")}
+        return _construct(ModelConfig, {**data, **stacks})
+    except (KeyError, TypeError) as error:  # of what is no mapping, or lacks a part
         raise UserError(f"config.json: does not describe a model ({error!r}); was it altered?") from None
-    return _construct(ModelConfig, {**data, **stacks})
 
 
 def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
-    mixer = dict(data["mixer"].items())
+    mixer = {**data["mixer"]}
     name = mixer.pop("type")
     if name not in MIXER_CONFIGS:
         raise UserError(

@@ -36,7 +36,7 @@ class TrainerState:
     sums: list[list[float]] = field(default_factory=list)  # of each rank since the last train line of metrics.jsonl
     validations: list[Validation] = field(default_factory=list)  # all so far, in order
     saved: list[int] = field(default_factory=list)  # updates of the checkpoints due by count, epoch or end
-    data: dict[str, Any] = field(default_factory=dict)  # what the training data are: digest, sentences
+    data: dict[str, str] = field(default_factory=dict)  # of the train and valid data: their digests
     scaler: dict[str, float] = field(default_factory=dict)  # of fp16 losses
 
     def to_json(self) -> dict[str, Any]:
