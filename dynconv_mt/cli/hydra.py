@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
 from typing import Any
 
 import hydra
@@ -32,62 +33,48 @@ CONFIGS = "dynconv_mt.configs"
 _CHOSEN = "chosen"  # what ConfigStore calls the one recipe that is in use
 
 
-def compose(command: Command, arguments: Arguments) -> Any:
-    """Return the job of `command`, an object of its job type.
+@dataclass(frozen=True)
+class Composed:
+    """The options of a command, put together. Its methods raise UserError for values that fit no option."""
 
-    Raises UserError for unknown options, values of the wrong type, missing options, unknown recipes and architectures.
+    command: Command
+    arguments: Arguments
+    config: DictConfig
+
+    def missing(self) -> list[str]:
+        """Return the options that must be given and are not, in the order of --help."""
+        with self._explaining():
+            names = OmegaConf.missing_keys(self.config)
+            return [name for name in _top_level(self.command) if name in names]
+
+    def yaml(self) -> str:
+        """Return the options as YAML; `???` stands for what is missing."""
+        with self._explaining():
+            # without types, which words have not
+            plain = OmegaConf.create(OmegaConf.to_container(self.config, enum_to_str=True))
+            for name, option in options_of(self.command.job).items():
+                for word, value in option.words.items():
+                    if OmegaConf.select(self.config, name) == value:  # auto, not the number that stands for it
+                        OmegaConf.update(plain, name, word)
+            return OmegaConf.to_yaml(plain)
+
+    def job(self) -> Any:
+        """Return the job, an object of the command's job type. Raises UserError where options are missing."""
+        if names := self.missing():
+            raise UserError(_describe_missing(self.command, names))
+        with self._explaining():
+            _check_numbers(self.config, self.command)
+            return OmegaConf.to_object(self.config)
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        return _explained(self.command, self.arguments)
+
+
+def compose(command: Command, arguments: Arguments) -> Composed:
+    """Put the options of `command` together.
+
+    Raises UserError for unknown options, values of the wrong type, unknown recipes and architectures.
     """
-    config = _compose(command, arguments)
-    try:
-        names = _missing(command, config)
-        if not names:
-            _check_numbers(config, command)
-            return OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise _explain(error, command, arguments) from None
-    raise UserError(_describe_missing(command, names))
-
-
-def is_complete(command: Command, arguments: Arguments) -> bool:
-    """Return whether all options that must be given are."""
-    try:
-        return not _missing(command, _compose(command, arguments))
-    except OmegaConfBaseException as error:
-        raise _explain(error, command, arguments) from None
-
-
-def _missing(command: Command, config: DictConfig) -> list[str]:
-    names = OmegaConf.missing_keys(config)
-    return [name for name in _top_level(command) if name in names]
-
-
-def compose_yaml(command: Command, arguments: Arguments) -> str:
-    """Return the composed options as YAML; `???` stands for what is missing."""
-    config = _compose(command, arguments)
-    try:
-        # without types, which words have not
-        plain = OmegaConf.create(OmegaConf.to_container(config, enum_to_str=True))
-        for name, option in options_of(command.job).items():
-            for word, value in option.words.items():
-                if OmegaConf.select(config, name) == value:  # auto, not the number that stands for it
-                    OmegaConf.update(plain, name, word)
-        return OmegaConf.to_yaml(plain)
-    except OmegaConfBaseException as error:
-        raise _explain(error, command, arguments) from None
-
-
-def _check_numbers(config: DictConfig, command: Command) -> None:
-    """Raise UserError for an option that is infinite or not a number, or a whole number of more than 64 bits."""
-    for name in options_of(command.job):
-        value = OmegaConf.select(config, name)
-        numbers = value if isinstance(value, ListConfig) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise UserError(f"{name}={value}: must be a finite number")
-        if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
-            raise UserError(f"{name}={value}: must be a number of at most 63 bits")
-
-
-def _compose(command: Command, arguments: Arguments) -> DictConfig:
     check_names(command, arguments.values)
     typed = dict(arguments.values)
     for option in ("recipe", "model"):
@@ -102,11 +89,28 @@ def _compose(command: Command, arguments: Arguments) -> DictConfig:
     overrides = [_checked(options[name], value) for name, value in typed.items()]
     _register(command, architecture, mixers, section)
     overrides += [f"recipe={_CHOSEN}"] if section else []
+    with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):
+        return Composed(command, arguments, hydra.compose(command.section, overrides))
+
+
+@contextmanager
+def _explained(command: Command, arguments: Arguments) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into UserError."""
     try:
-        with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
-            return hydra.compose(command.section, overrides)
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, command, arguments) from None
+
+
+def _check_numbers(config: DictConfig, command: Command) -> None:
+    """Raise UserError for an option that is infinite or not a number, or a whole number of more than 64 bits."""
+    for name in options_of(command.job):
+        value = OmegaConf.select(config, name)
+        numbers = value if isinstance(value, ListConfig) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"{name}={value}: must be a finite number")
+        if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
+            raise UserError(f"{name}={value}: must be a number of at most 63 bits")
 
 
 def _register(command: Command, architecture: str, mixers: Mapping[str, str], section: Mapping[str, Any]) -> None:

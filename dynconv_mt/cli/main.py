@@ -104,11 +104,12 @@ def _run(command: Command, argv: Sequence[str]) -> int:
     check_names(command, arguments.values)  # before Hydra is imported: a wrong option is answered at once
     from dynconv_mt.cli import hydra
 
+    composed = hydra.compose(command, arguments)
     if "cfg" in arguments.flags:
-        print(hydra.compose_yaml(command, arguments), end="", flush=True)
-        if not hydra.is_complete(command, arguments):
+        print(composed.yaml(), end="", flush=True)
+        if composed.missing():
             return DONE
-    job = hydra.compose(command, arguments)
+    job = composed.job()
     if hasattr(job, "check"):
         job.check()
     if hasattr(job, "check_typed"):

@@ -76,20 +76,20 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filte
 @example("1e3")
 @example("\\")
 def test_text_comes_through_as_it_is_typed(text: str) -> None:
-    job = compose(COMMANDS["info"], parse([f"model_dir={text}"]))
+    job = compose(COMMANDS["info"], parse([f"model_dir={text}"])).job()
     assert job.model_dir == text
 
 
 @given(st.lists(TEXT.filter(lambda text: "," not in text and text == text.strip()), min_size=1, max_size=3))
 def test_so_do_the_items_of_a_list(items: list[str]) -> None:
-    job = compose(COMMANDS["average"], parse([f"inputs=[{','.join(items)}]", "out_dir=x"]))
+    job = compose(COMMANDS["average"], parse([f"inputs=[{','.join(items)}]", "out_dir=x"])).job()
     assert job.inputs == items
 
 
 def test_quotes_keep_what_would_mean_something_else() -> None:
-    assert compose(COMMANDS["info"], parse(["model_dir='null'"])).model_dir == "null"
-    assert compose(COMMANDS["average"], parse(["inputs=['a, b',c]", "out_dir=x"])).inputs == ["a, b", "c"]
-    assert compose(COMMANDS["generate"], parse(["model_dir=x", "input=null"])).input is None
+    assert compose(COMMANDS["info"], parse(["model_dir='null'"])).job().model_dir == "null"
+    assert compose(COMMANDS["average"], parse(["inputs=['a, b',c]", "out_dir=x"])).job().inputs == ["a, b", "c"]
+    assert compose(COMMANDS["generate"], parse(["model_dir=x", "input=null"])).job().input is None
 
 
 def test_only_true_and_false_are_booleans() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dynconv_mt.cli.arguments import parse
 from dynconv_mt.cli.commands import COMMANDS
-from dynconv_mt.cli.hydra import compose, compose_yaml
+from dynconv_mt.cli.hydra import compose
 from dynconv_mt.cli.jobs import GenerateJob, TrainJob
 from dynconv_mt.cli.recipes import recipe_names
 from dynconv_mt.errors import UserError
@@ -23,7 +23,7 @@ REQUIRED = {
 
 
 def train_job(*argv: str) -> TrainJob:
-    job = compose(COMMANDS["train"], parse([*REQUIRED["train"], *argv]))
+    job = compose(COMMANDS["train"], parse([*REQUIRED["train"], *argv])).job()
     assert type(job) is TrainJob
     return job
 
@@ -78,8 +78,8 @@ def test_the_command_line_wins_over_the_recipe(tmp_path: Path) -> None:
     other = train_job(f"recipe={recipe}", "model=transformer_tiny")
     assert type(other.model.decoder.mixer) is AttentionConfig
     assert other.model.dropout == 0.25
-    generating = compose(COMMANDS["generate"], parse([f"recipe={recipe}", "model_dir=a"]))
-    assert generating == compose(COMMANDS["generate"], parse(["model_dir=a"]))
+    generating = compose(COMMANDS["generate"], parse([f"recipe={recipe}", "model_dir=a"])).job()
+    assert generating == compose(COMMANDS["generate"], parse(["model_dir=a"])).job()
 
 
 def test_one_composition_leaves_no_trace_in_the_next() -> None:
@@ -92,7 +92,7 @@ def test_one_composition_leaves_no_trace_in_the_next() -> None:
 @pytest.mark.parametrize("command", ["preprocess", "train", "generate"])
 def test_every_recipe_composes_and_fits_together(recipe: str, command: str) -> None:
     argv = REQUIRED[command] if command != "preprocess" else ["train=a", "out_dir=b"]
-    job = compose(COMMANDS[command], parse([f"recipe={recipe}", *argv]))
+    job = compose(COMMANDS[command], parse([f"recipe={recipe}", *argv])).job()
     if not isinstance(job, GenerateJob):
         job.check()
 
@@ -109,7 +109,7 @@ def test_the_recipe_of_wmt14_is_the_papers() -> None:
         20000,
         1e-7,
     )
-    generating = compose(COMMANDS["generate"], parse(["recipe=wmt14_en_de", "model_dir=a"]))
+    generating = compose(COMMANDS["generate"], parse(["recipe=wmt14_en_de", "model_dir=a"])).job()
     assert (generating.search.beam, generating.search.length_penalty) == (5, 0.5)
 
 
@@ -119,7 +119,7 @@ def test_the_recipe_of_iwslt14_is_the_papers() -> None:
     assert (job.train.max_updates, job.batch.max_tokens, job.optim.lr) == (50000, 4000, 5e-4)
     assert (job.schedule.kind, job.schedule.warmup_updates, job.schedule.warmup_init_lr) == ("inverse_sqrt", 4000, 1e-7)
     assert (job.checkpoint.final, job.checkpoint.average, job.checkpoint.every_epochs) == ("average", 10, 1)
-    data = compose(COMMANDS["preprocess"], parse(["recipe=iwslt14_de_en", "train=a", "out_dir=b"]))
+    data = compose(COMMANDS["preprocess"], parse(["recipe=iwslt14_de_en", "train=a", "out_dir=b"])).job()
     assert data.text.lowercase
     assert data.text.tokenization is Tokenization.moses
     assert (data.clean.ratio, data.clean.max_length, data.bpe.vocab_size) == (1.5, 175, 10000)
@@ -164,7 +164,7 @@ def test_a_model_is_no_option_of_other_commands(tmp_path: Path) -> None:
     recipe = tmp_path / "wrong.yaml"
     recipe.write_text("generate: {model: {name: dynamicconv_tiny}}")
     with pytest.raises(UserError, match=r"in the section generate, model.name: no such option of dc-generate"):
-        compose(COMMANDS["generate"], parse([f"recipe={recipe}", "model_dir=a"]))
+        compose(COMMANDS["generate"], parse([f"recipe={recipe}", "model_dir=a"])).job()
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_a_wrong_recipe_is_named(content: str, words: str, tmp_path: Path) -> No
 def test_a_number_may_name_a_corpus(tmp_path: Path) -> None:
     recipe = tmp_path / "years.yaml"
     recipe.write_text("preprocess: {src: en, tgt: de, train: 2014, valid: [2015, 2016], out_dir: d}\n")
-    job = compose(COMMANDS["preprocess"], parse([f"recipe={recipe}"]))
+    job = compose(COMMANDS["preprocess"], parse([f"recipe={recipe}"])).job()
     assert (job.prefixes("train"), job.prefixes("valid")) == (["2014"], ["2015", "2016"])
 
 
 def test_an_interpolation_that_leads_nowhere_is_named() -> None:
     with pytest.raises(UserError, match=r"batch\.max_tokens=\$\{foo\}"):
-        compose_yaml(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=${foo}"]))
+        compose(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=${foo}"])).yaml()
 
 
 def test_a_word_stands_for_a_number(tmp_path: Path) -> None:
@@ -211,17 +211,17 @@ def test_a_word_stands_for_a_number(tmp_path: Path) -> None:
     recipe.write_text("train:\n  model: {name: dynamicconv_tiny}\n  batch: {max_tokens: auto}\n")
     assert train_job(f"recipe={recipe}").batch.is_auto
     assert train_job(f"recipe={recipe}", "batch.max_tokens=77").batch.max_tokens == 77
-    text = compose_yaml(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=auto"]))
+    text = compose(COMMANDS["train"], parse(["model=dynamicconv_tiny", "batch.max_tokens=auto"])).yaml()
     assert "  max_tokens: auto\n" in text and "precision: auto\n" in text
 
 
 def test_all_missing_options_are_named_at_once() -> None:
     with pytest.raises(UserError, match="src=, tgt=, train=, out_dir=: required"):
-        compose(COMMANDS["preprocess"], parse([]))
+        compose(COMMANDS["preprocess"], parse([])).job()
 
 
 def test_cfg_shows_what_is_missing() -> None:
-    text = compose_yaml(COMMANDS["train"], parse(["recipe=multi30k", "data_dir=x"]))
+    text = compose(COMMANDS["train"], parse(["recipe=multi30k", "data_dir=x"])).yaml()
     assert "data_dir: x\n" in text
     assert "out_dir: ???\n" in text
 
