@@ -104,7 +104,7 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
         (["significance.samples=-1"], "significance.samples=-1"),
         ([TRIALS], f"{TRIALS}: only has an effect with several hypotheses="),
         (["significance.samples=0", "significance.seed=2"], "significance.seed=2: only has an effect with"),
-        (["tokenization=none", "normalize_punctuation=true"], "normalize_punctuation=true: has an effect together"),
+        (["tokenization=none", "normalize_punctuation=true"], "normalize_punctuation=true: only has an effect with"),
         (["breakdown.lengths=[5,3]"], "breakdown.lengths=[5,3]"),
         (["comet_model={f}/model.ckpt"], "comet_model={f}/model.ckpt"),
     ],

@@ -253,7 +253,8 @@ def test_a_place_that_cannot_be_written(config: PreprocessConfig) -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background
 from dynconv_mt.data.preprocess import PreprocessConfig, preprocess
 if __name__ == "__main__":
     preprocess(PreprocessConfig(src="en", tgt="de", train=sys.argv[1], out_dir=sys.argv[2], workers=2))

@@ -97,8 +97,10 @@ def test_a_metric_that_no_validation_measured(tmp_path: Path, new_job: Callable[
     with pytest.raises(UserError, match=r"validate\.metric=bleu: no validation of .* measured it"):
         write_final_model(tmp_path, job, state)
     state.validations.append({"update": 8, "loss": 1.0, "bleu": 20.0})
+    state.update = 8
     assert stop_reason(state, job) is None
     state.validations += [{"update": update, "loss": 1.0, "bleu": 10.0} for update in (10, 12)]
+    state.update = 12
     assert stop_reason(state, job) == "validate.patience=2"
 
 

@@ -28,7 +28,7 @@ def test_other_data_are_refused(data: FitData, new_model: NewModel, new_job: New
     assert data.valid is not None
     fit(new_job(train__max_updates=6), new_model(), data)
     for job in (new_job(), new_job(train__max_updates=6)):  # to go on, and finished
-        with pytest.raises(UserError, match="the train data are not those"):
+        with pytest.raises(UserError, match="the train data have changed"):
             fit(job, new_model(), FitData(data.valid, data.valid))
 
 
