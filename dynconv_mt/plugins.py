@@ -24,4 +24,6 @@ def import_plugins() -> None:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError) and error.name == module:
+                reason = "there is no such module; is its folder in PYTHONPATH?"
             raise UserError(f"{origin}={module}: this plugin cannot be imported ({reason})") from error

@@ -37,7 +37,7 @@ from dynconv_mt.text.vocab import EOS, PAD
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 100_000  # lines that are sorted by length, and so held, together
+FIRST_WINDOW, WINDOW = 4_000, 100_000  # lines that are sorted by length, and so held, together: at first, at most
 
 _LINE_BREAKS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # all that str.splitlines knows
 
@@ -106,8 +106,8 @@ class Translator:
         if isinstance(lines, str):
             raise TypeError("translate takes a list of lines, not a string")
         with tqdm(total=len(lines), unit=" lines", disable=not progress, smoothing=0.1) as bar:
-            for first in range(0, len(lines), WINDOW):
-                yield from self._translate_window(lines[first : first + WINDOW], first, bar)
+            for window in _windows(len(lines)):
+                yield from self._translate_window(lines[window], window.start, bar)
 
     def _translate_window(self, lines: Sequence[str], first: int, bar: tqdm[NoReturn]) -> list[Translation]:
         """Translate lines of which the first has the index `first`, by length."""
@@ -142,8 +142,7 @@ class Translator:
             tgt = [array("i", self.text.encode_target(line)) for line in targets]
             self._check_lengths("source", src, self.max_pieces)
             self._check_lengths("target", tgt, max_decoder_length(self.models))
-            for first in range(0, len(src), WINDOW):
-                window = slice(first, first + WINDOW)
+            for window in _windows(len(src)):
                 token_scores = self._score_window(src[window], tgt[window], bar)
                 for source, target, ids, scores in zip(
                     sources[window], targets[window], tgt[window], token_scores, strict=True
@@ -230,6 +229,14 @@ class Translator:
             token_scores=tuple(hypothesis.token_scores),
             truncated=is_cut,
         )
+
+
+def _windows(num_lines: int) -> Iterator[slice]:
+    """Yield the windows of so many lines, each twice as long as the one before: results come early, and sort well."""
+    first, size = 0, FIRST_WINDOW
+    while first < num_lines:
+        yield slice(first, first + size)
+        first, size = first + size, min(2 * size, WINDOW)
 
 
 def load_translator(

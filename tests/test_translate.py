@@ -69,6 +69,7 @@ def test_windows_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch, capl
     translator.max_pieces = 12
     lines = [*LINES, "dog " * 20]
     expected = [translation.text for translation in translator.translate(lines)]
+    monkeypatch.setattr("dynconv_mt.translate.FIRST_WINDOW", 2)
     monkeypatch.setattr("dynconv_mt.translate.WINDOW", 2)
     caplog.clear()
     assert [translation.text for translation in translator.stream(lines)] == expected
@@ -80,6 +81,7 @@ def test_scores_come_by_the_window_and_lines_are_checked_before(monkeypatch: pyt
     targets = LINES[::-1]
     whole = translator.score(LINES, targets)
     assert [(each.source, each.target) for each in whole] == list(zip(LINES, targets, strict=True))
+    monkeypatch.setattr("dynconv_mt.translate.FIRST_WINDOW", 2)
     monkeypatch.setattr("dynconv_mt.translate.WINDOW", 2)
     for one, other in zip(translator.stream_scores(LINES, targets), whole, strict=True):
         assert one.pieces == other.pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from dynconv_mt.errors import UserError
 
 FLAGS = {"--help": "help", "-h": "help", "--version": "version", "--cfg": "cfg"}
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_HOME = re.compile(r"(^|[\[,]\s*)~/")  # which not every shell replaces behind a =, and none in a list
 _LIST_ITEM = re.compile(r"""\s*('[^']*'|"[^"]*"|[^,]*)\s*(?:,|$)""")
 
 
@@ -36,8 +38,9 @@ def parse(argv: Iterable[str]) -> Arguments:
             plain = name.lstrip("-").replace("-", "_")
             raise UserError(f"{argument}: no such flag; options have no dashes: {plain}={value or 'VALUE'}")
         if not is_assignment or not name:
-            raise UserError(f"{argument}: options are given as name=value, without blanks around the =")
-        arguments.values[name] = value
+            listed = "; quote a list with blanks in it: 'train=[a, b]'" if argument.endswith(("]", ",")) else ""
+            raise UserError(f"{argument}: options are given as name=value, without blanks around the ={listed}")
+        arguments.values[name] = _HOME.sub(lambda match: match[1] + os.path.expanduser("~/"), value)
     return arguments
 
 
@@ -63,7 +66,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
         parts = {option.rpartition(".")[2] for option in known}
         alike = difflib.get_close_matches(last, parts, n=3, cutoff=0.6)
         near = [option for part in alike for option in known if option.rpartition(".")[2] == part]
-    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     names = list(dict.fromkeys(near))[:4]
     return f"; did you mean {' or '.join(names)}? --help lists all" if names else "; --help lists all"
 

@@ -62,6 +62,8 @@ def check_writable(option: str, name: str | None) -> None:
         return
     if name == STDIO:
         raise UserError(f"{option}={name}: name a file; standard output holds other text")
+    if name.endswith(".gz"):
+        raise UserError(f"{option}={name}: files are not packed while they are written; leave .gz out, and use gzip")
     path = beyond_link(Path(name))
     if path.is_dir():
         raise UserError(f"{option}={name}: is a folder; name a file to write")

@@ -113,15 +113,15 @@ class Workers:
 
 
 def _hang_up(executor: ProcessPoolExecutor) -> None:
-    """Close this process's copies of the workers' ends of the pipes.
+    """Close this process's copy of the end of the pipe that workers send results into.
 
-    A worker that is ended in the middle of a long message would else leave the executor waiting for the rest of it, or
-    for room for the next one: a pipe whose other end this process itself holds open never ends.
+    A worker that is ended in the middle of a long result would else leave the executor waiting for the rest of it: a
+    pipe whose other end this process itself holds open never ends. (Its copy of the end that workers receive from the
+    executor closes by itself, at about the same time.)
     """
-    for queue, end in (("_result_queue", "_writer"), ("_call_queue", "_reader")):
-        connection = getattr(getattr(executor, queue, None), end, None)
-        if connection is not None:
-            connection.close()
+    writer = getattr(getattr(executor, "_result_queue", None), "_writer", None)
+    if writer is not None:
+        writer.close()
 
 
 def _context() -> BaseContext:

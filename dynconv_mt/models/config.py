@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
-from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from enum import Enum, StrEnum
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from dynconv_mt.errors import UserError, one_of
 
@@ -245,6 +245,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     data: dict[str, Any] = {"type": config.name} if isinstance(config, MixerConfig) else {}
     for entry in fields(config):
         value = getattr(config, entry.name)
+        value = value.value if isinstance(value, Enum) else value
         data[entry.name] = config_to_dict(value) if is_dataclass(value) else value
     return data
 
@@ -271,6 +272,20 @@ def _stack_from_dict(data: dict[str, Any]) -> StackConfig:
 
 def _construct(config_type: type[T], values: dict[str, Any]) -> T:
     try:
-        return config_type(**values)
-    except (TypeError, UserError) as error:
+        return config_type(**_with_members(config_type, values))
+    except (TypeError, ValueError) as error:
         raise UserError(f"config.json: {config_type.__name__}: {error}; was it written by a newer version?") from None
+
+
+def _with_members(config_type: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values with members of enums where a plugin's mixer wants them; our own configs see to theirs themselves."""
+    if not issubclass(config_type, MixerConfig):
+        return values
+    try:
+        kinds = get_type_hints(config_type)
+    except NameError:  # of a type that is known within a function only
+        return values
+    return {
+        name: kinds[name](value) if isinstance(kinds.get(name), type) and issubclass(kinds[name], Enum) else value
+        for name, value in values.items()
+    }

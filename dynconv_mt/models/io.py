@@ -203,4 +203,10 @@ def resolve_model_dir(path: str | Path) -> Path:
     checkpoints = sorted((folder / "checkpoints").glob("step_*")) if folder.is_dir() else []
     if checkpoints:
         raise UserError(f"model_dir={path}: this run has not finished; name a checkpoint, such as {checkpoints[-1]}")
+    if inside := sorted(folder.glob("step_*")):
+        raise UserError(
+            f"model_dir={path}: holds checkpoints; name the run folder above it, or one, such as {inside[-1]}"
+        )
+    if (folder / "data.json").is_file():
+        raise UserError(f"model_dir={path}: is a data folder, which {folder / 'summary.txt'} describes; name a model")
     raise UserError(f"model_dir={path}: neither a run folder nor a model directory (there is no {WEIGHTS} in it)")

@@ -40,7 +40,9 @@ def _averaging(folders: Sequence[Path]) -> Callable[[Path], None]:
     _check_alike(folders)
     weights, metadata = _mean_weights(folders)
     config = read_config_file(folders[-1])
-    config["provenance"] = {**config.get("provenance", {}), "average_of": [str(folder) for folder in folders]}
+    last = config.get("provenance", {})
+    kept = {name: value for name, value in last.items() if name != "validation"}  # which is of the last one's weights
+    config["provenance"] = {**kept, "average_of": [str(folder) for folder in folders]}
 
     def fill(folder: Path) -> None:
         save_tensors(folder / WEIGHTS, weights, metadata)
@@ -53,6 +55,8 @@ def _averaging(folders: Sequence[Path]) -> Callable[[Path], None]:
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
     """Return the newest `count` checkpoints of a run, oldest first; UserError where too few or one is damaged."""
     found = list_checkpoints(run)
+    if not found and any(run.glob("step_*")):
+        raise UserError(f"inputs={run}: holds checkpoints itself; name the run folder above it")
     if len(found) < count:
         raise UserError(f"last={count}: {run} has {len(found)} checkpoints; give a smaller number")
     for folder in found[-count:]:

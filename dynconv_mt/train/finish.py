@@ -24,7 +24,10 @@ def make_final(config: FitConfig, state: TrainerState, *, must_be_all: bool = Fa
 def keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
     """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed."""
     run = Path(config.out_dir)
-    print(f"{run}: this run has finished ({reason}); raise the limit to train on", file=sys.stderr)
+    print(
+        f"{run}: this run has finished at update {state.update:,} ({reason}); raise the limit to train on",
+        file=sys.stderr,
+    )
     if is_final_current(config):
         return
     with locked(run), disk_failures(run):

@@ -40,6 +40,7 @@ from dynconv_mt.train.start import (
     check_resume,
     check_same_data,
     describe,
+    doubts,
     max_positions,
 )
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
@@ -141,7 +142,7 @@ class Trainer:
         self.loader = Loader(data.train, config.batch, config.seed, share, pin_memory=is_gpu)
         longest = max_positions(step.module)
         self.valid = validation_loader(data.valid, config.batch, self.ranks, longest) if data.valid else None
-        notes = list(describe(step.module, data, self.loader, step.compute, self.ranks))
+        notes = [*describe(step.module, data, self.loader, step.compute, self.ranks), *doubts(config)]
         self.state = self._resume(notes)
         self.reporter = self._open_reporter(notes) if self.ranks.is_main else Reporter()
         self.clock = Clock(self.state)

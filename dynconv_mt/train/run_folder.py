@@ -34,7 +34,7 @@ KIND = "dynconv_mt training run"
 FORMAT = 1
 
 # Options that may differ when a run continues: they decide where, how long and how visibly it computes, not what.
-# The data folder may move: its content is compared by hash.
+# The data folder may move: its content is compared by hash, which decides on vocabularies too.
 OWN = ("out_dir", "data_dir", "device", "precision", "threads")  # may also be each rank's own, as typed
 FREE = (*OWN, "checkpoint", "validate", "search")
 FREE_TRAIN = ("max_updates", "max_epochs", "max_minutes", "max_skipped", "log_every", "tensorboard", "parallel")
@@ -173,4 +173,4 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_free(name: str) -> bool:
     section, _, option = name.partition(".")
-    return section in FREE or (section == "train" and option in FREE_TRAIN)
+    return section in FREE or (section == "train" and option in FREE_TRAIN) or option.endswith("_vocab_size")

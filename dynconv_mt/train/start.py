@@ -17,7 +17,7 @@ from dynconv_mt.models.io import SavesItself
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import backend
 from dynconv_mt.runtime import Precision
-from dynconv_mt.train.config import Final, FitConfig, require
+from dynconv_mt.train.config import Final, FitConfig, ScheduleKind, require
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.run_folder import OWN, flatten, job_to_json
 from dynconv_mt.train.state import TrainerState
@@ -100,6 +100,22 @@ def check_resume(state: TrainerState, data: FitData, loader: Loader) -> Iterator
     if state.epoch_update >= loader.num_updates:
         state.epoch, state.epoch_update = state.epoch + 1, 0
     state.data, state.world_size, state.batches_per_update = found, world_size, per_update
+
+
+def doubts(config: FitConfig) -> Iterator[str]:
+    """Yield what is allowed, and probably not meant."""
+    updates, rule = config.train.max_updates, config.schedule
+    if 0 < updates < rule.warmup_updates:
+        yield (
+            f"warning: training ends after {updates:,} updates, and the learning rate rises for "
+            f"schedule.warmup_updates={rule.warmup_updates}"
+        )
+    end = rule.warmup_updates + rule.period_updates
+    if rule.kind is ScheduleKind.cosine and updates > end:
+        yield (
+            f"warning: after update {end:,} the learning rate begins anew at optim.lr={config.optim.lr:g}, by "
+            f"schedule.period_updates={rule.period_updates}"
+        )
 
 
 def max_positions(model: Seq2Seq) -> int:

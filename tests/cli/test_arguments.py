@@ -97,3 +97,14 @@ def test_only_true_and_false_are_booleans() -> None:
     assert to_override(option, "False") == "train.tensorboard=False"
     with pytest.raises(UserError, match="true or false"):
         to_override(option, "7")
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    values = parse(["out_dir=~/data", "train=[~/a,b/~/c, ~/d]", "lang=~"]).values
+    assert values == {"out_dir": "/home/me/data", "train": "[/home/me/a,b/~/c, /home/me/d]", "lang": "~"}
+
+
+def test_a_list_with_blanks_wants_quotes() -> None:
+    with pytest.raises(UserError, match=r"b\]: .* quote a list with blanks in it: 'train=\[a, b\]'"):
+        parse(["train=[a,", "b]"][1:])

@@ -164,7 +164,7 @@ def test_scores_have_signatures(
     ("argv", "words"),
     [
         (["model_dir=nowhere", "input={corpus}/test.en"], "model_dir=nowhere: no such folder"),
-        (["model_dir={data}", "input={corpus}/test.en"], "neither a run folder nor a model directory"),
+        (["model_dir={data}", "input={corpus}/test.en"], "is a data folder, which"),
         (["model_dir=[]", "input={corpus}/test.en"], "model_dir=[]"),
         (["input=nowhere"], "input=nowhere: no such file"),
         (["input={empty}"], "is empty"),
@@ -183,6 +183,8 @@ def test_scores_have_signatures(
         (["input={corpus}/test.en", "output={corpus}"], "is a folder"),
         (["input={corpus}/test.en", "output={corpus}/./test.en"], "another option names this file"),
         (["input={corpus}/test.en", "details=-"], "details=-: name a file"),
+        (["input={corpus}/test.en", "output=x.gz"], "output=x.gz: files are not packed"),
+        (["input={corpus}/test.en", "model_dir={trained}/checkpoints"], "holds checkpoints; name the run folder above"),
         (
             [
                 *("input={corpus}/test.en", "reference={corpus}/test.de", "evaluate.metrics=[tokenized_bleu]"),
@@ -210,7 +212,13 @@ def test_bad_generation_options(
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes(b"fine\nf\xfcr\n")
     out = tmp_path / "out"
-    places = {"data": data, "corpus": corpus, "empty": tmp_path / "empty", "latin": tmp_path / "latin"}
+    places = {
+        "data": data,
+        "corpus": corpus,
+        "trained": trained,
+        "empty": tmp_path / "empty",
+        "latin": tmp_path / "latin",
+    }
     given = [f"model_dir={trained}", f"output={out}", *(argument.format(**places) for argument in argv)]
     assert call("generate", *given) == 2
     assert words in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """The whole encoder-decoder, over mixers, norms, tyings and positions."""
 
+import json
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import (
+    MIXER_CONFIGS,
     AttentionConfig,
     DynamicConvConfig,
     LightConvConfig,
@@ -271,6 +274,28 @@ def test_a_compiled_model_is_saved_as_what_it_was_made_of(tmp_path: Path) -> Non
     save_model(tmp_path / "model", torch.compile(model))  # type: ignore[arg-type]
     loaded = load_model(tmp_path / "model").state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+class Kind(Enum):
+    mean = "mean"
+    max = "max"
+
+
+@dataclass
+class KindConfig(MixerConfig):
+    kind: Kind = Kind.mean
+
+
+def test_enums_of_a_mixer_come_back_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIXER_CONFIGS, "of_a_kind", KindConfig)
+    monkeypatch.setattr(KindConfig, "name", "of_a_kind")
+    config = small("transformer", encoder=StackConfig(1, 8, KindConfig(4, Kind.max)))
+    data = json.loads(json.dumps(config_to_dict(config)))
+    assert data["encoder"]["mixer"]["kind"] == "max"
+    assert config_from_dict(data) == config
+    data["encoder"]["mixer"]["kind"] = "median"
+    with pytest.raises(UserError, match=r"config\.json: KindConfig: 'median' is not a valid Kind"):
+        config_from_dict(data)
 
 
 def test_a_mixer_without_a_step_is_for_encoders_only() -> None:
