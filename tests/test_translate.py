@@ -216,3 +216,18 @@ def test_bf16_finds_nearly_the_same_scores(tmp_path: Path) -> None:
     assert dtypes == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}}
     assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.1)
     assert scores["bf16"] != scores["fp32"]
+
+
+def test_a_pair_of_empty_lines_is_scored() -> None:
+    (scored,) = Translator([MODEL], TEXT).score([""], [""])
+    assert scored.pieces == () and len(scored.token_scores) == 1
+
+
+def test_the_batch_asked_for_is_used(tmp_path: Path) -> None:
+    save_model(tmp_path, MODEL, TEXT)
+    batch = BatchConfig(max_tokens=7)
+    assert load_translator(tmp_path, device="cpu", threads=1, batch=batch).batch == batch
+
+
+def test_an_ensemble_reads_what_all_its_models_read() -> None:
+    assert Translator([small_model(TEXT, max_positions=number) for number in (6, 60)], TEXT).max_pieces == 5

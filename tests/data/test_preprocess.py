@@ -248,3 +248,17 @@ def test_real_text(tmp_path: Path) -> None:
     raw = list(read_lines(tmp_path / "data" / "test" / "raw.de"))
     same = sum(text.decode_target(store.target(i)) == " ".join(line.split()) for i, line in enumerate(raw))
     assert same >= 950
+
+
+def test_held_out_pairs_stay_whatever_cleaning_says(config: PreprocessConfig, tmp_path: Path) -> None:
+    config.clean = CleanConfig(max_length=30, after_bpe=True)
+    preprocess(config)
+    assert len(TokenStore.open(tmp_path / "data" / "valid")) == 4
+
+
+def test_another_corpus_of_the_same_size_is_another_run(config: PreprocessConfig, tmp_path: Path) -> None:
+    preprocess(config)
+    write_corpus(tmp_path / "train", [*PAIRS[:-1], (PAIRS[-1][0].swapcase(), PAIRS[-1][1])])
+    os.utime(f"{config.train}.en", (1, 1))
+    with pytest.raises(UserError, match="different: train"):
+        preprocess(config)

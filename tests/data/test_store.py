@@ -201,3 +201,11 @@ def test_counts_that_do_not_fit_the_shard_are_refused(folder: Path, field: str) 
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="arrays that its index names"):
         TokenStore.open(folder)
+
+
+def test_the_largest_ids_are_each_sides_own(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", "f") as writer:
+        writer.add([5, 9], [7])
+        writer.add([4], [12])
+    store = TokenStore.open(tmp_path / "store")
+    assert (store.src_max_id, store.tgt_max_id) == (9, 12)

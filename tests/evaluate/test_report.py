@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import matplotlib
 import pytest
@@ -19,6 +20,7 @@ from dynconv_mt.evaluate import (
 )
 from dynconv_mt.evaluate.plot import draw_report
 from dynconv_mt.evaluate.table import report_text
+from dynconv_mt.evaluate.treatment import Treatment
 
 REFERENCE = ["The old dog runs.", "A rich-text format, nothing else.", "Yes.", "Two cats sleep on the old sofa."]
 SYSTEMS = {
@@ -132,3 +134,26 @@ def test_each_score_once(metrics: list[ScoreKind]) -> None:
 def test_a_system_may_be_called_source() -> None:
     texts = Texts({"source": SYSTEMS["first"], "b": SYSTEMS["second"]}, [REFERENCE], "en", SOURCE)
     assert texts.empty_lines() == {"system source": [3], "source": [4]}
+
+
+def test_numbers_stand_under_their_names() -> None:
+    found = report()
+    for system, intervals in zip(found.to_dict()["systems"], found.significance.intervals, strict=True):
+        for score, interval in zip(system["scores"], intervals, strict=True):
+            assert (score["bootstrap_mean"], score["confidence_95"]) == (interval.mean, interval.half_width)
+    for each in found.significance.comparisons:
+        assert re.search(rf"{each.bootstrap_p:.4f} +{each.randomization_p:.4f}", report_text(found))
+
+
+def test_lengths_are_those_of_the_source_where_there_is_one() -> None:
+    config = ReportConfig(
+        metrics=[ScoreKind.chrf],
+        significance=SignificanceConfig(0, 0),
+        breakdown=BreakdownConfig(lengths=[1, 4]),
+    )
+    buckets = [[(each.label, each.count) for each in report(config, by).length.buckets] for by in (SOURCE, None)]
+    assert buckets == [[("0", 1), ("1–3", 1), ("4+", 2)], [("1–3", 1), ("4+", 3)]]
+
+
+def test_characters_that_do_not_print_are_scored() -> None:
+    assert "\u200b" in Treatment("en", EvaluateConfig()).tokenize("a\u200bb")

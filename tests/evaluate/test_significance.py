@@ -135,3 +135,9 @@ def test_ter_is_the_same_from_several_processes() -> None:
         (measure,) = build_measures(references, config, Treatment("en", config), workers)
         tables.append(measure.statistics(many))
     assert (tables[0] == tables[1]).all()
+
+
+def test_the_seed_decides() -> None:
+    one, other = (compared(REFERENCES[:1], SignificanceConfig(50, 50, seed)) for seed in (1, 2))
+    assert one.intervals != other.intervals
+    assert [each.randomization_p for each in one.comparisons] != [each.randomization_p for each in other.comparisons]

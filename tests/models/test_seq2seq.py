@@ -311,3 +311,33 @@ def test_a_mixer_without_a_step_is_for_encoders_only() -> None:
     assert isinstance(build_mixer(HalfConfig(), MixerSlot(8, 0, causal=False)), Half)
     with pytest.raises(UserError, match="Half: a token mixer must define start, step"):
         build_mixer(HalfConfig(), MixerSlot(8, 0, causal=True))
+
+
+INIT = ModelConfig(
+    64,
+    StackConfig(1, 96, AttentionConfig(4)),
+    StackConfig(1, 96, DynamicConvConfig(4, [31])),
+    4,
+    tying=Tying.none,
+    positions=Positions.learned,
+    src_vocab_size=500,
+    tgt_vocab_size=500,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "std"),
+    [
+        ("encoder.layers.0.ffn.input.weight", (2 / (64 + 96)) ** 0.5),
+        ("encoder.layers.0.mixer.input.weight", 128**-0.5),
+        ("decoder.layers.0.cross.query.weight", 128**-0.5),
+        ("decoder.layers.0.cross.memory.weight", 128**-0.5),
+        ("decoder.layers.0.mixer.predictor.weight", (3 * 64) ** -0.5),
+        ("encoder.embedding.tokens.weight", 64**-0.5),
+        ("encoder.embedding.positions.weight", 64**-0.5),
+        ("decoder.output.weight", 64**-0.5),
+    ],
+)
+def test_weights_begin_as_the_table_says(name: str, std: float) -> None:
+    torch.manual_seed(1)
+    assert dict(build_model(INIT).named_parameters())[name].std().item() == pytest.approx(std, rel=0.05)

@@ -245,3 +245,10 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SearchConfig(**options)  # type: ignore[arg-type]
+
+
+def test_an_ensemble_writes_what_all_its_models_write() -> None:
+    src, lengths = random_sources(7)
+    models = [TableModel(seed=0, end_bias=-30.0, max_positions=number) for number in (6, 60)]
+    for hypotheses in beam_search(models, src, lengths, SearchConfig(beam=2, max_length_b=50)):
+        assert {len(hypothesis.tokens) - 1 for hypothesis in hypotheses} == {5}

@@ -129,3 +129,9 @@ def test_what_is_no_model_is_refused(model: SentencePieceBpe) -> None:
 
 def test_pickles(model: SentencePieceBpe) -> None:
     assert pickle.loads(pickle.dumps(model)).encode("the fox") == model.encode("the fox")
+
+
+def test_a_compound_with_a_number_may_be_one_piece() -> None:
+    word = "Donaudampfschifffahrt2014er"
+    model = learn_bpe(Counter({word: 9, "a": 1}), BpeConfig(vocab_size=55, byte_fallback=False))
+    assert model.pieces(model.encode(word)) == [f"▁{word}"]

@@ -102,6 +102,8 @@ def test_a_metric_that_no_validation_measured(tmp_path: Path, new_job: Callable[
     state.validations += [{"update": update, "loss": 1.0, "bleu": 10.0} for update in (10, 12)]
     state.update = 12
     assert stop_reason(state, job) == "validate.patience=2"
+    state.update = 13  # judged where it was measured, not before each update
+    assert stop_reason(state, job) is None
 
 
 def test_whoever_may_read_a_new_file_may_read_the_weights(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
@@ -131,3 +133,23 @@ def test_a_model_of_less_than_was_asked_for_is_said(
     assert reason in line
     with pytest.raises(UserError, match=reason):
         make_final(job, state, must_be_all=True)
+
+
+def test_models_of_other_texts_are_refused(tmp_path: Path, new_model: Callable[..., Seq2Seq]) -> None:
+    folders = [save(tmp_path / name, new_model(), 1.0) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "text").mkdir()
+        (folder / "text" / "joint.model").write_text(folder.name)
+    with pytest.raises(UserError, match=r"b: another text pipeline than .*a"):
+        average_checkpoints(folders, tmp_path / "mean")
+
+
+def test_a_damaged_checkpoint_becomes_no_model(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    job = new_job(checkpoint__final=Final.last, train__max_updates=12)
+    fit(job, new_model(), data)
+    newest = checkpoint_folder(Path(job.out_dir), 12)
+    state = read_state(newest)
+    (newest / "config.json").write_text("{}")
+    assert "is the last of step_00000006" in make_final(job, state)

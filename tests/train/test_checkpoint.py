@@ -138,3 +138,20 @@ def test_prune_keeps_the_newest_whatever_is_asked(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4)
     prune(tmp_path, {2})
     assert list_checkpoints(tmp_path) == [checkpoint_folder(tmp_path, update) for update in (2, 4)]
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed, fsync, rename = list[str](), os.fsync, os.rename
+
+    def note(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def check(source: Path, target: Path) -> None:
+        assert {str(path) for path in Path(source).rglob("*")} - {*flushed, f"{source}/manifest.json"} == set()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", check)
+    write_folder(checkpoint_folder(tmp_path, 5), fill)
+    assert str(tmp_path / "checkpoints") in flushed

@@ -7,7 +7,7 @@ import pytest
 
 from dynconv_mt.train import clock
 from dynconv_mt.train.config import FitConfig, TrainConfig
-from dynconv_mt.train.state import TrainerState
+from dynconv_mt.train.state import TrainerState, stop_reason
 
 
 def test_the_rate_leaves_out_pauses_and_counts_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,3 +49,9 @@ def test_the_time_left_is_that_to_the_first_limit(
     now[0] = 108.0
     state.update, state.epoch = 10, 1
     assert measured.seconds_left(state, config, 12) == seconds
+
+
+def test_a_minute_has_sixty_seconds() -> None:
+    config = FitConfig(out_dir="RUN", train=TrainConfig(max_minutes=1.0))
+    assert stop_reason(TrainerState(seconds=59.0), config) is None
+    assert stop_reason(TrainerState(seconds=60.0), config) == "train.max_minutes=1"

@@ -23,7 +23,8 @@ from dynconv_mt.train.disk import disk_failures
 
 FILL_UP = """
 def fill_up():
-    time.sleep(1.0)  # for the checkpoint that is being written
+    while not (run / "checkpoints" / "step_00000012").exists():  # which is being written
+        time.sleep(0.01)
     with (run.parent / "filler").open("wb", buffering=0) as filler:
         size = 1 << 16
         while size:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,13 @@ from dynconv_mt.train.interrupt import Interrupted, interrupts
 
 Start = Callable[..., list[subprocess.Popen[str]]]
 
-IN_TRAINING = "at_update(14, lambda: (reached('there'), time.sleep(1.0)))"
+IN_TRAINING = """
+def wait():  # for the signal, however late it comes
+    reached("there")
+    while not (run.parent / "there.sent").exists():
+        time.sleep(0.01)
+at_update(14, wait)
+"""
 IN_VALIDATION = """
 calls = []
 def validate(model):
@@ -87,6 +94,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     sent = time.monotonic()
     for _ in range(3):  # schedulers repeat themselves
         process.send_signal(number)
+    Path(broken.out_dir).with_name("there.sent").touch()
     said = told(process)
     assert process.returncode == 0, said
     assert f"{number.name}: saved after update" in said and "the same command goes on: " in said

@@ -2,12 +2,16 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dynconv_mt.train.loss import divergence, label_smoothed_loss
+from dynconv_mt.compute import Compute
+from dynconv_mt.data.batch import Batch
+from dynconv_mt.runtime import Precision
+from dynconv_mt.train.loss import batch_loss, divergence, label_smoothed_loss
 
 TARGET = torch.tensor([[4, 2, 1], [5, 6, 2]])
 
@@ -86,3 +90,13 @@ def test_divergence_of_padding_is_nothing() -> None:
     total.backward()
     assert total.item() == 0.0
     assert not one.grad.any() and not other.grad.any()  # type: ignore[union-attr]
+
+
+def test_r_drop_is_half_of_what_its_paper_writes() -> None:
+    one, other = torch.randn(2, 2, 3, 7)
+    batch = Batch(TARGET, torch.tensor([3, 3]), TARGET, TARGET, 5, (0, 1))
+    model: Any = lambda *_: torch.cat([one, other])  # noqa: E731
+    sums = batch_loss(model, batch, Compute(torch.device("cpu"), Precision.fp32), 0.1, r_drop=3.0)
+    first, second = (label_smoothed_loss(logits, TARGET, 0.1) for logits in (one, other))
+    torch.testing.assert_close(sums.loss, (first.loss + second.loss) / 2 + 3.0 / 4 * divergence(one, other, TARGET))
+    torch.testing.assert_close(sums.nll, (first.nll + second.nll) / 2)

@@ -203,3 +203,16 @@ def test_trouble_on_the_second_rank_is_told(data: FitData, new_model: NewModel, 
     report = json.loads((Path(job.out_dir) / "trouble.json").read_text())
     assert (report["rank"], report["update"], report["name"]) == (1, 3, "decoder.layers.0.ffn")
     assert len(report["sentences"]) > 1
+
+
+def test_parts_draw_their_own_dropout(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    step, seeds = make_step(new_model(), new_job()), set[int]()
+    limit_memory(step.module.decoder.layers[0], 3)
+    step(0, updates(data, 1)[0])
+    assert step.last is not None
+    for part in step.last.parts:
+        step.add_gradients(step.last, part, is_last=False)
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == len(step.last.parts) > 1

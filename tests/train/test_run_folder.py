@@ -11,10 +11,13 @@ import pytest
 import torch
 from train.runs import Crash, NewJob, NewModel, crash_at, metrics, tensors
 
+from dynconv_mt.data.loader import Loader, Share
 from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitData, fit
 from dynconv_mt.train.checkpoint import list_checkpoints
+from dynconv_mt.train.start import check_resume
+from dynconv_mt.train.state import TrainerState
 
 
 def test_another_run_is_refused(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
@@ -83,8 +86,8 @@ def test_damaged_checkpoints_are_named_and_passed_over(
 
 def test_vocabulary_and_positions_must_fit(data: FitData, new_model: NewModel, new_job: NewJob) -> None:
     model = new_model()
-    model.config.tgt_vocab_size = 20
-    with pytest.raises(UserError, match=r"model\.tgt_vocab_size=20"):
+    model.config.tgt_vocab_size = 23
+    with pytest.raises(UserError, match=r"model\.tgt_vocab_size=23: the train data hold the id 23"):
         fit(new_job(), model, data)
     model = new_model()
     model.config.max_positions = 5
@@ -215,3 +218,10 @@ def test_what_cannot_be_trained_is_refused(data: FitData, new_model: NewModel, n
     with pytest.raises(UserError, match="its ids belong to another vocabulary"):
         fit(new_job(), new_model(), replace(data, text=Text()))
     assert not Path(job.out_dir).exists()
+
+
+def test_the_place_in_the_epoch_counts_batches(data: FitData, new_job: NewJob) -> None:
+    state = TrainerState(update=5, epoch_update=5, batches_per_update=2)
+    (said,) = check_resume(state, FitData(data.train), Loader(data.train, new_job().batch, 1, Share(4), prefetch=0))
+    assert "now has 4 batches, before it had 2" in said
+    assert (state.epoch, state.epoch_update) == (0, 2)

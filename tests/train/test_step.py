@@ -1,6 +1,7 @@
 """One update: what it depends on and what it does not."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitConfig, FitData
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.optim import build_optimizer, clip_gradients, lerp_unless
-from dynconv_mt.train.step import UpdateStep
+from dynconv_mt.train.resume import restore_step, take_snapshot, write_snapshot
+from dynconv_mt.train.state import TrainerState
+from dynconv_mt.train.step import Sums, UpdateStep
 
 EPS = 1e-3  # large: the bias of attention keys has a gradient of rounding noise, which Adam would blow up
 CPU = Compute(torch.device("cpu"), Precision.fp32)
@@ -216,3 +219,39 @@ def test_average_follows_the_weights(
     with step.average.applied():
         torch.testing.assert_close(weight.detach(), expected)
     assert torch.equal(weight, trained)
+
+
+def test_ranks_and_micro_batches_draw_their_own_dropout(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    update, seeds = updates(data, 60, 2)[0], list[int]()
+    for rank in (0, 1):
+        step = UpdateStep(new_model(), new_job(), CPU, Ranks(rank))
+        step.module.encoder.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
+        step(0, update)
+    assert len(set(seeds)) == 4
+
+
+def test_sums_of_other_ranks_are_taken_once(
+    new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig]
+) -> None:
+    rows = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [10.0, 20.0, 30.0, 4.0, 5.0, 6.0]]
+    for rank, expected in enumerate((Sums(11, 22, 33, 4, 5, 6), Sums(0, 0, 0, 4, 5, 6))):
+        step = UpdateStep(new_model(), new_job(), CPU, Ranks(rank))
+        step.restore_sums(rows)
+        assert step.peek() == expected
+
+
+def test_a_restart_knows_of_the_loss_scale_and_of_skipped_updates(
+    data: FitData, new_model: Callable[..., Seq2Seq], new_job: Callable[..., FitConfig], tmp_path: Path
+) -> None:
+    fp16 = Compute(torch.device("cpu"), Precision.fp16)
+    before, after = (make_step(new_model(), new_job(), fp16) for _ in range(2))
+    before(0, updates(data, 60, 1)[0])
+    before.scaler.update(8.0)
+    state = TrainerState(sums=before.gather(), skipped_in_a_row=3, scaler=before.scaler.state_dict())
+    snapshot = take_snapshot(before)
+    assert snapshot is not None
+    write_snapshot(tmp_path, snapshot, state.to_json(), None, {})
+    restore_step(tmp_path, after, state)
+    assert (after.skipped_in_a_row.item(), after.scaler.get_scale()) == (3.0, 8.0)
