@@ -155,7 +155,7 @@ def test_finished_run_is_left_alone_and_a_higher_limit_goes_on(
     before = {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
     result = fit(job, new_model(), data)
     assert result.is_finished and result.update == 24
-    assert "has finished (train.max_updates=24)" in capsys.readouterr().err
+    assert "has finished at update 24 (train.max_updates=24)" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in Path(job.out_dir).rglob("*")}
     assert fit(new_job(train__max_updates=30), new_model(), data).update == 30
 
