@@ -22,6 +22,16 @@ def beyond_link(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def broken_link(path: Path) -> str | None:
+    """Return what is wrong with a symbolic link that leads nowhere, None for any other path.
+
+    It may lead to a disk that is not mounted, and must not look like a place where nothing is.
+    """
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {os.readlink(path)}, which is not there"
+    return None
+
+
 def write_file(path: Path, data: bytes | str) -> None:
     """Write a file so that it is whole or absent: under a temporary name in its folder, then renamed. Text is UTF-8.
 
@@ -55,9 +65,11 @@ class GrowingFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path if _is_special(path) else beyond_link(path)
-        stem = os.fsdecode(os.fsencode(self.path.name)[:247])  # names have 255 bytes at most
-        self.partial = self.path if _is_special(path) else self.path.with_name(f"{stem}.partial")
+        self.path = self.partial = path
+        if not _is_special(path):
+            self.path = beyond_link(path)
+            stem = os.fsdecode(os.fsencode(self.path.name)[:247])  # names have 255 bytes at most
+            self.partial = self.path.with_name(f"{stem}.partial")
         with writing(self.partial):
             self._file = self.partial.open("w", encoding="utf-8", newline="\n")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import beyond_link, flush_folder, writing
+from dynconv_mt.files import beyond_link, broken_link, flush_folder, writing
 
 _HOST = os.uname().nodename  # on a shared disk, other hosts' processes are not ours to judge
 
@@ -27,8 +27,8 @@ def check_folder(option: str, name: str, *, is_renamed: bool = False) -> None:
         subject = "" if path == Path(name) else f"{path} "
         if path.exists() and not path.is_dir():
             raise UserError(f"{option}={name}: {subject}is a file; name a folder to make")
-        if path.is_symlink() and not path.exists() and (subject or not is_renamed):
-            raise UserError(f"{option}={name}: {subject}is a link to {os.readlink(path)}, which is not there")
+        if (fault := broken_link(path)) and (subject or not is_renamed):
+            raise UserError(f"{option}={name}: {subject}{fault}")
     if is_renamed and os.path.ismount(name):
         raise UserError(f"{option}={name}: is a mount point, which no finished folder can replace; name one within it")
 

@@ -25,7 +25,6 @@ from dynconv_mt.runtime import num_cores
 T = TypeVar("T")
 R = TypeVar("R")
 _AHEAD = 3  # items under way per worker: one at work, two waiting, so that memory is bounded and nobody idles
-
 _PATIENCE = 2.0  # seconds between looks whether all workers live
 
 

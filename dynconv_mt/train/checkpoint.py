@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dynconv_mt.errors import UserError
-from dynconv_mt.files import beyond_link, files_below, flush, flush_folder, hash_file, to_json, writing
+from dynconv_mt.files import beyond_link, broken_link, files_below, flush, flush_folder, hash_file, to_json, writing
 
 MANIFEST = "manifest.json"
 STATE = "state"
@@ -51,9 +51,9 @@ def list_checkpoints(run: Path) -> list[Path]:
     try:
         found = [folder / name for name in os.listdir(folder) if _NAME.fullmatch(name)]
     except FileNotFoundError:
-        if not folder.is_symlink():
-            return []
-        raise UserError(f"{folder}: is a link to {os.readlink(folder)}, which is not there") from None
+        if fault := broken_link(folder):
+            raise UserError(f"{folder}: {fault}") from None
+        return []
     except (PermissionError, NotADirectoryError) as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return sorted((path for path in found if path.is_dir() or path.is_symlink()), key=checkpoint_update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from dynconv_mt.train.average import write_final_model
@@ -21,8 +22,11 @@ def make_final(config: FitConfig, state: TrainerState, *, must_be_all: bool = Fa
     return f"{made}; warning: {sources.shortage}" if sources.shortage else made
 
 
-def keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
-    """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed."""
+def keep_finished(config: FitConfig, state: TrainerState, reason: str, *, is_locked: bool) -> None:
+    """Leave a finished run as it is, but make its model anew where checkpoint.final or what it needs has changed.
+
+    `is_locked`: whether the caller holds the run folder.
+    """
     run = Path(config.out_dir)
     print(
         f"{run}: this run has finished at update {state.update:,} ({reason}); raise the limit to train on",
@@ -30,7 +34,7 @@ def keep_finished(config: FitConfig, state: TrainerState, reason: str) -> None:
     )
     if is_final_current(config):
         return
-    with locked(run), disk_failures(run):
+    with nullcontext() if is_locked else locked(run), disk_failures(run):
         clean_temporary(run)
         made = make_final(config, state, must_be_all=True)
         write_finished(config, state, reason)

@@ -45,7 +45,7 @@ from dynconv_mt.train.start import (
 )
 from dynconv_mt.train.state import TrainerState, Validation, best_updates, best_validation, stop_reason
 from dynconv_mt.train.step import Sums, UpdateStep
-from dynconv_mt.train.trouble import check_progress
+from dynconv_mt.train.trouble import give_up
 from dynconv_mt.train.validation import Validate, measure, validation_loader
 
 
@@ -76,7 +76,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
     config = recall_budget(config)
     check_run_folder(config, model.config)
     run, ranks = Path(config.out_dir), Ranks.from_environment()
-    if finished := _finished(config, data, ranks):
+    if finished := _finished(config, data, ranks, is_locked=False):
         return finished
     check_data(config, model, data)
     if config.validate.bleu and validate is None:
@@ -96,7 +96,8 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
         ranks.barrier()
         config = recall_budget(config)  # once more: now nobody else trains here, and what was set aside has its name
         check_run_folder(config, model.config)
-        if finished := _finished(config, data, ranks):
+        if finished := _finished(config, data, ranks, is_locked=True):
+            ranks.barrier()  # a rank that leaves early would look dead to rank 0
             return finished
         check_ranks(config, model.config, data, compute, ranks)
         model = model.to(compute.device).train()
@@ -107,7 +108,7 @@ def fit(config: FitConfig, model: Seq2Seq, data: FitData, validate: Validate | N
             return trainer.run()
 
 
-def _finished(config: FitConfig, data: FitData, ranks: Ranks) -> FitResult | None:
+def _finished(config: FitConfig, data: FitData, ranks: Ranks, *, is_locked: bool) -> FitResult | None:
     """Return what the run in `out_dir` has come to, where it has ended; UserError where it did on other data."""
     finished = read_finished(config)
     if finished is None:
@@ -115,7 +116,7 @@ def _finished(config: FitConfig, data: FitData, ranks: Ranks) -> FitResult | Non
     state, reason = finished
     check_same_data(state, data)
     if ranks.is_main:
-        keep_finished(config, state, reason)
+        keep_finished(config, state, reason, is_locked=is_locked)
     best = best_validation(state, config.validate.metric)
     return FitResult(True, reason, state.update, best, Path(config.out_dir) / "model")
 
@@ -240,10 +241,10 @@ class Trainer:
             self._log()
         elif self.reporter.is_due():
             self._show(self._record(self.step.peek()))
-        if state.update % self.config.train.max_skipped == 0:  # seldom, since it waits for the device
-            if self.step.is_stuck():
-                self._wait_for_files()
-            check_progress(self.step, self.run_dir, self.data.text)
+        is_due = state.update % self.config.train.max_skipped == 0  # seldom, since it waits for the device
+        if is_due and self.step.is_stuck():
+            self._wait_for_files()
+            give_up(self.step, self.run_dir, self.data.text)
 
     def _log(self) -> None:
         """Write a line of metrics."""

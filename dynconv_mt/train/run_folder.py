@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,13 +21,14 @@ from typing import Any
 
 from dynconv_mt.data.output import check_folder
 from dynconv_mt.errors import UserError
+from dynconv_mt.files import broken_link
 from dynconv_mt.models.config import ModelConfig, config_to_dict
-from dynconv_mt.models.layout import ENTRIES
+from dynconv_mt.models.layout import CONFIG, WEIGHTS
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
 from dynconv_mt.train.config import Final, FitConfig
 from dynconv_mt.train.state import TrainerState, stop_reason
 
-FOREIGN = ("checkpoints", "model", *ENTRIES, "data.json", "metrics.jsonl")
+FOREIGN = ("checkpoints", "model", WEIGHTS, CONFIG, "data.json", "metrics.jsonl")
 JOB, FINISHED, LOCK = "config.json", "finished.json", ".lock"
 KIND = "dynconv_mt training run"
 FORMAT = 1
@@ -69,8 +69,8 @@ def check_run_folder(config: FitConfig, model: ModelConfig) -> None:
 def has_final(run: Path) -> bool:
     """Whether RUN/model is there. Raises UserError for a link that leads nowhere, as to a disk that is not mounted."""
     model = run / "model"
-    if model.is_symlink() and not model.exists():
-        raise UserError(f"{model}: is a link to {os.readlink(model)}, which is not there")
+    if fault := broken_link(model):
+        raise UserError(f"{model}: {fault}")
     return model.is_dir()
 
 

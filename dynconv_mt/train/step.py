@@ -141,11 +141,11 @@ class UpdateStep:
 
     def _is_to_be_split(self, number: int, misfit: Part | None) -> bool:
         """Return whether a rank's part did not fit; all ranks agree. Raises UserError if it was a single sentence."""
-        is_alone = misfit is not None and len(misfit.batch.src) == 1
-        worst = self.ranks.max(0 if misfit is None else 2 + self.ranks.rank if is_alone else 1)
+        alone = misfit if misfit is not None and len(misfit.batch.src) == 1 else None
+        own = int(misfit is not None) if alone is None else 2 + self.ranks.rank
+        worst = self.ranks.max(own)  # 0: all fit; 1: some are to be split; 2 + rank: that rank's cannot be
         if worst >= 2:
-            message = self._describe_alone(number, misfit) if misfit is not None and is_alone else None
-            raise UserError(self.ranks.broadcast(message, src=worst - 2))
+            raise UserError(self.ranks.broadcast(alone and self._describe_alone(number, alone), src=worst - 2))
         if misfit is not None and misfit.num_tokens < self._smallest_misfit:
             self._smallest_misfit = misfit.num_tokens
             logger.warning(

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -30,13 +30,11 @@ from dynconv_mt.train.step import UpdateStep
 TROUBLE = "trouble.json"
 
 
-def check_progress(step: UpdateStep, run: Path, text: SavesItself | None) -> None:
-    """Raise UserError when train.max_skipped updates in a row were skipped, the newest of them just now.
+def give_up(step: UpdateStep, run: Path, text: SavesItself | None) -> NoReturn:
+    """Write RUN/trouble.json and raise UserError, where train.max_skipped updates in a row were skipped.
 
-    Writes RUN/trouble.json first. Waits for the device; all ranks call it, and all raise or none does.
+    The newest of them has been just now. All ranks call it.
     """
-    if not step.is_stuck():
-        return
     report = _investigate(step, text)
     if step.ranks.is_main:
         write_json(run / TROUBLE, report)

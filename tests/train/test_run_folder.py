@@ -16,6 +16,7 @@ from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import Precision
 from dynconv_mt.train import FitData, fit
 from dynconv_mt.train.checkpoint import list_checkpoints
+from dynconv_mt.train.config import Final
 from dynconv_mt.train.start import check_resume
 from dynconv_mt.train.state import TrainerState
 
@@ -150,6 +151,18 @@ def test_a_finished_model_that_a_killed_replacement_had_set_aside_is_found(
     (run / "model").rename(run / ".tmp_replaced_model")
     assert fit(job, new_model(), data) == first
     assert not (run / "checkpoints").exists()
+
+
+def test_such_a_model_is_made_anew_where_another_is_asked_for(
+    data: FitData, new_model: NewModel, new_job: NewJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the call that holds the folder, which must not take itself for another process."""
+    fit(new_job(train__max_updates=12), new_model(), data)
+    run = Path(new_job().out_dir)
+    (run / "model").rename(run / ".tmp_replaced_model")
+    capsys.readouterr()
+    assert fit(new_job(train__max_updates=12, checkpoint__final=Final.last), new_model(), data).update == 12
+    assert "model is the last of step_00000012" in capsys.readouterr().err
 
 
 def test_checkpoints_that_cannot_be_read_are_no_new_run(data: FitData, new_model: NewModel, new_job: NewJob) -> None:

@@ -24,7 +24,7 @@ from dynconv_mt.text.vocab import PAD
 from dynconv_mt.train import FitConfig, FitData, fit
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.step import UpdateStep
-from dynconv_mt.train.trouble import Watch, check_progress
+from dynconv_mt.train.trouble import Watch, give_up
 
 NewModel = Callable[..., Seq2Seq]
 NewJob = Callable[..., FitConfig]
@@ -42,7 +42,7 @@ def report_of(step: UpdateStep, data: FitData, run: Path) -> dict[str, Any]:
     loader = Loader(data.train, step.config.batch, 1, Share(2), prefetch=0)
     step(4, next(iter(loader.epoch(0))))
     with pytest.raises(UserError, match=r"train\.max_skipped=1: .* \(the last was 5\)") as caught:
-        check_progress(step, run, data.text)
+        give_up(step, run, data.text)
     report: dict[str, Any] = json.loads((run / "trouble.json").read_text())
     assert report["update"] == 5 and report["rank"] == 0
     assert report["summary"] in str(caught.value) and "\n" not in str(caught.value)
