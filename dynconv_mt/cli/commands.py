@@ -34,6 +34,7 @@ _ALL = (
         (
             "dc-preprocess src=en tgt=de train=corpus/train valid=corpus/valid test=corpus/test out_dir=DATA",
             "dc-preprocess recipe=multi30k train=[a/train,b/train] valid=a/val out_dir=DATA bpe.vocab_size=6000",
+            "dc-preprocess src=en tgt=de train=mine/train valid=mine/valid text_from=RUN out_dir=MINE",
         ),
         has_recipe=True,
     ),
@@ -43,6 +44,7 @@ _ALL = (
         (
             "dc-train recipe=multi30k data_dir=DATA out_dir=RUN",
             "dc-train data_dir=DATA out_dir=RUN model=dynamicconv_tiny train.max_minutes=60",
+            "dc-train init_from=RUN data_dir=MINE out_dir=TUNED optim.lr=1e-4 train.max_epochs=5",
             "dc-train ... model=lightconv_tiny model.encoder.mixer.kernel_sizes=[3,3,7,7] model.dropout=0.2",
         ),
         has_recipe=True,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -30,6 +31,7 @@ from dynconv_mt.models.config import MIXER_CONFIGS, ModelConfig
 from dynconv_mt.models.presets import preset, preset_names, translation_preset_names
 
 CONFIGS = "dynconv_mt.configs"
+INIT = "init_from"  # the option whose model brings the architecture
 _CHOSEN = "chosen"  # what ConfigStore calls the one recipe that is in use
 
 
@@ -77,7 +79,7 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     """
     check_names(command, arguments.values)
     typed = dict(arguments.values)
-    for option in ("recipe", "model"):
+    for option in ("recipe", "model", INIT):
         if typed.get(option) == "":  # of a shell's variable that is not set, perhaps
             raise UserError(f"{option}=: must be a name; leave the option out, or name one")
     recipe = typed.pop("recipe", "")
@@ -86,11 +88,12 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     architecture = typed.pop("model", "") or architecture
     mixers = _choose_mixers(typed, section)
     options = options_of(command.job)
-    overrides = [_checked(options[name], value) for name, value in typed.items()]
-    _register(command, architecture, mixers, section)
-    overrides += [f"recipe={_CHOSEN}"] if section else []
+    overrides = {name: _parse(options[name], value) for name, value in typed.items()}
+    init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
+    _register(command, _base_model(init_from, architecture), mixers, section)
+    lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)
     with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):
-        return Composed(command, arguments, hydra.compose(command.section, overrides))
+        return Composed(command, arguments, hydra.compose(command.section, lines))
 
 
 @contextmanager
@@ -113,12 +116,23 @@ def _check_numbers(config: DictConfig, command: Command) -> None:
             raise UserError(f"{name}={value}: must be a number of at most 63 bits")
 
 
-def _register(command: Command, architecture: str, mixers: Mapping[str, str], section: Mapping[str, Any]) -> None:
+def _base_model(init_from: Any, architecture: str) -> ModelConfig | None:
+    """The architecture that options change: that of the model to begin with, or a named one; None where none is."""
+    if init_from is not None:
+        from dynconv_mt.models.io import read_config, resolve_model_dir  # torch: --cfg need not wait for it otherwise
+
+        return read_config(resolve_model_dir(str(init_from), INIT))
+    return preset(architecture) if architecture else None
+
+
+def _register(
+    command: Command, model: ModelConfig | None, mixers: Mapping[str, str], section: Mapping[str, Any]
+) -> None:
     """Put the defaults of all options, and the recipe's section, where configs/<command>.yaml finds them."""
     schema = OmegaConf.structured(command.job)
-    if architecture:
+    if model is not None:
         # assigned, not merged: a merge could not turn the default mixer's config into one of another type
-        schema.model = _with_mixers(preset(architecture), mixers)
+        schema.model = _with_mixers(model, mixers)
     store = ConfigStore.instance()
     store.store(f"{command.section}_job", schema)
     store.store(_CHOSEN, dict(section), group="recipe", package="_global_")
@@ -224,17 +238,13 @@ def _flatten(section: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _checked(option: Option, value: str) -> str:
-    """The override of one option, if Hydra's grammar takes it for a single value."""
-    override = to_override(option, value)
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        is_single = not parsed.is_sweep_override() and not isinstance(parsed.value(), dict)
-    except HydraException:
-        is_single = False
-    if not is_single:
-        raise UserError(f"{option.name}={value}: must be {option.kind}")
-    return override
+def _parse(option: Option, value: str) -> Override:
+    """The override of one option. Raises UserError unless Hydra's grammar takes it for a single value."""
+    with suppress(HydraException):
+        override = OverridesParser.create().parse_override(to_override(option, value))
+        if not override.is_sweep_override() and not isinstance(override.value(), dict):
+            return override
+    raise UserError(f"{option.name}={value}: must be {option.kind}")
 
 
 def _explain(error: BaseException, command: Command, arguments: Arguments) -> UserError:
@@ -271,5 +281,6 @@ def _top_level(command: Command) -> list[str]:
 def _describe_missing(command: Command, names: list[str]) -> str:
     text = f"{', '.join(f'{name}=' for name in names)}: required, and not given"
     if "model" in names:
-        text += f"; model= takes an architecture ({', '.join(translation_preset_names())}), or recipe= names one"
+        names_of = ", ".join(translation_preset_names())
+        text += f"; model= takes an architecture ({names_of}), recipe= names one, and init_from= brings one"
     return f"{text}; {command.name} --help lists all options"

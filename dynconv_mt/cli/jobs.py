@@ -87,6 +87,9 @@ class PreprocessJob(PreprocessConfig):
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        if self.text_from is not None:
+            for section in ("text.", "bpe."):
+                _refuse_typed(typed, section, "a vocabulary to be learned, without text_from=")
         _check_typed_text(typed, self.text)
 
 
@@ -95,6 +98,7 @@ class TrainJob(FitConfig):
     """Train the model given by model= or the recipe on a data folder, until the first limit in train.* is reached."""
 
     data_dir: str  # folder that dc-preprocess made
+    init_from: str | None = None  # begin with this run's or model's weights; its architecture takes the place of model=
     model: ModelConfig
     search: SearchConfig = field(default_factory=SearchConfig)  # of validate.bleu
 
@@ -109,6 +113,8 @@ class TrainJob(FitConfig):
 
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
+        if self.init_from is not None:
+            _refuse_typed(typed, "model", "fresh weights, without init_from=")
         if not self.validate.bleu:
             _refuse_typed(typed, "search.", "validate.bleu=true")
         _check_typed_search(typed, self.search)

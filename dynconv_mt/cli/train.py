@@ -17,12 +17,14 @@ from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.scores import check_scoring
-from dynconv_mt.models.config import ModelConfig, Tying
+from dynconv_mt.models.config import ModelConfig, Tying, config_to_dict
+from dynconv_mt.models.io import fill_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Model, Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
-from dynconv_mt.text.pipeline import TextPipeline
+from dynconv_mt.text.pipeline import TextPipeline, find_text
 from dynconv_mt.train import FitData, fit
 from dynconv_mt.train.distributed import Ranks
+from dynconv_mt.train.run_folder import changed_options
 from dynconv_mt.translate import Translator
 
 
@@ -36,10 +38,14 @@ def run(job: TrainJob) -> int:
         text=text,
     )
     validate = BleuValidation(job, text) if job.validate.bleu and data.valid else None
+    if job.init_from is not None:
+        _check_same_text(job.init_from, job.data_dir, text)
     job = replace(job, model=_with_vocabularies(job.model, text, manifest))
     torch.manual_seed(job.seed)
     model = _build(job.model)
     assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
+    if job.init_from is not None:
+        _fill(model, job.init_from)
     fit(job, model, data, validate)
     return 0
 
@@ -80,6 +86,31 @@ def _build(config: ModelConfig) -> Model:
             "does not fit in this machine's memory" if is_memory else f"cannot be built ({str(error).splitlines()[0]})"
         )
         raise UserError(f"{sizes}: a model of these sizes {what}; choose smaller ones") from None
+
+
+def _check_same_text(init_from: str, data_dir: str, text: TextPipeline) -> None:
+    """Raise UserError where the data's ids mean something else to the model to begin with."""
+    folder = find_text("init_from", init_from)
+    if TextPipeline.load(folder).fingerprint != text.fingerprint:
+        raise UserError(
+            f"init_from={init_from}: has another vocabulary, or other text options, than data_dir={data_dir}; "
+            f"preprocess with text_from={init_from}"
+        )
+
+
+def _fill(model: Seq2Seq, init_from: str) -> None:
+    """Load the weights to begin with. Raises UserError where options of model.* have changed what they are for."""
+    folder = resolve_model_dir(init_from, "init_from")
+    try:
+        fill_model(model, folder)
+    except UserError:
+        theirs, ours = ({"model": config_to_dict(config)} for config in (read_config(folder), model.config))
+        if changes := changed_options(theirs, ours):
+            raise UserError(
+                f"init_from={init_from}: its weights do not fit {'; '.join(changes)}; of the options model.* leave out "
+                "those that weights depend on"
+            ) from None
+        raise
 
 
 class BleuValidation:

@@ -78,12 +78,17 @@ class TokenizedSplit:
         self.tgt_words.update(chunk.tgt_words)
 
 
-def build_data(config: PreprocessConfig, files: Files, folder: Path, workers: Workers) -> int:
-    """Write everything that a data folder holds into `folder`; return the number of pairs read."""
+def build_data(
+    config: PreprocessConfig, text: TextPipeline | None, files: Files, folder: Path, workers: Workers
+) -> int:
+    """Write everything that a data folder holds into `folder`; return the number of pairs read.
+
+    `text` None: learn the subword models. Otherwise `config.text` is that of `text`.
+    """
     builder = _Builder(config, folder, workers)
     (folder / _TOKENIZED).mkdir()
     tokenized = {split: builder.tokenize(split, files[split]) for split in files}
-    text = builder.learn(tokenized[_TRAIN])
+    text = text or builder.learn(tokenized[_TRAIN])
     tokenized[_TRAIN].src_words.clear()  # at a hundred bytes a word
     tokenized[_TRAIN].tgt_words.clear()
     text.save(folder / TEXT)
@@ -216,6 +221,8 @@ def _describe(config: PreprocessConfig, text: TextPipeline, splits: Mapping[str,
     kind = f"joint BPE, {text.src_vocab_size:,} pieces"
     if not text.joint:
         kind = f"BPE, {text.src_vocab_size:,} and {text.tgt_vocab_size:,} pieces"
+    if config.text_from is not None:
+        kind += f" of {config.text_from}"
     title = f"{config.src} to {config.tgt}: {kind}, fingerprint {text.fingerprint[:12]}"
     write_file(folder / SUMMARY, summarize(title, splits, config.src, config.tgt))
 
@@ -236,7 +243,9 @@ def _manifest(
         tgt=config.tgt,
         fingerprint=text.fingerprint,
         splits=splits,
-        config=config.content_options() | {name: config.prefixes(name) for name in stats},
+        config=config.content_options()
+        | {"text_from": config.text_from}
+        | {name: config.prefixes(name) for name in stats},
         inputs=describe_inputs(files),
         versions=versions,
         raw={path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(folder.glob("*/raw.*"))},

@@ -14,19 +14,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynconv_mt.data.manifest import MANIFEST, Manifest, read_manifest
 from dynconv_mt.data.output import build_folder, check_folder, check_replaceable, clean_stale
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import beyond_link
-from dynconv_mt.text.config import BpeConfig, CleanConfig, TextConfig, Tokenization, base_language
+from dynconv_mt.text.config import FOLDER, BpeConfig, CleanConfig, TextConfig, Tokenization, base_language
 from dynconv_mt.text.corpus import ParallelFile, find_pair
 
-STATS, SUMMARY, TEXT = "stats.json", "summary.txt", "text"
+if TYPE_CHECKING:
+    from dynconv_mt.text.pipeline import TextPipeline
+
+STATS, SUMMARY, TEXT = "stats.json", "summary.txt", FOLDER
 SPLITS = ("valid", "test", "train")  # train comes last, so that mistakes in the small ones show at once
 MAX_WORKERS = 1024
 UNSPACED = ("zh", "ja", "th", "lo", "km", "my")  # a whole clause of these languages is one token of Moses'
@@ -46,6 +49,7 @@ class PreprocessConfig:
     valid: Any = None  # validation corpus or corpora; every line stays
     test: Any = None  # test corpus or corpora; every line stays
     out_dir: str  # folder to make
+    text_from: str | None = None  # take text.* and the vocabulary from this data folder, run or model; learn none
     text: TextConfig = field(default_factory=TextConfig)
     bpe: BpeConfig = field(default_factory=BpeConfig)
     clean: CleanConfig = field(default_factory=CleanConfig)
@@ -72,12 +76,15 @@ class PreprocessConfig:
         for split in ("valid", "test"):
             if getattr(self, split) is not None and not self.prefixes(split):
                 raise UserError(f"{split}={getattr(self, split)}: must name a corpus; leave the option out for none")
-        self.text.check()
-        self.bpe.check()
+        if self.text_from == "":
+            raise UserError("text_from=: must name a data folder, run or model; leave the option out for none")
         self.clean.check()
-        self._check_ratio()
+        if self.text_from is None:  # else text is another one's, and bpe has no effect
+            self.text.check()
+            self.bpe.check()
+            self.check_ratio()
 
-    def _check_ratio(self) -> None:
+    def check_ratio(self) -> None:
         """Raise UserError where the ratio of lengths would drop most pairs for the way a language is written."""
         ratio, is_split = self.clean.ratio, self.text.tokenization is Tokenization.none
         if ratio is None or self.clean.after_bpe or is_split:
@@ -100,7 +107,7 @@ class PreprocessConfig:
     def content_options(self) -> dict[str, Any]:
         """Return the options that, with the input files, decide what the data folder holds, as they are typed."""
         options: dict[str, Any] = {"src": self.src, "tgt": self.tgt}
-        for section in ("text", "bpe", "clean"):
+        for section in ("text", "clean") if self.text_from is not None else ("text", "bpe", "clean"):
             options |= {f"{section}.{name}": value for name, value in asdict(getattr(self, section)).items()}
         return options
 
@@ -126,19 +133,38 @@ def preprocess(config: PreprocessConfig) -> Summary:
     at `out_dir` or beside it.
     """
     config.check()
+    text = _given_text(config)
+    if text is not None:
+        config = replace(config, text=text.config)
+        config.check_ratio()
     files = _find_files(config)
     out_dir = Path(config.out_dir)
     clean_stale(beyond_link(out_dir))  # a folder that a killed process had set aside is there again
-    if _is_finished(config, files, out_dir):
+    if _is_finished(config, text, files, out_dir):
         return _summary(out_dir, before=f"{out_dir} holds the result of this very run: nothing to do\n\n")
     from dynconv_mt.data.build import build_data  # not before: --help need not wait for its imports
 
     started = time.monotonic()
     with build_folder(out_dir, replace=config.overwrite) as folder, Workers(config.workers) as workers:
-        num_pairs = build_data(config, files, folder, workers)
+        num_pairs = build_data(config, text, files, folder, workers)
     seconds = time.monotonic() - started
     rate = f"{num_pairs:,} pairs in {seconds:.1f} s: {num_pairs / seconds:,.0f} pairs/s with {workers.count} processes"
     return _summary(out_dir, after=f"\n{rate}\n{out_dir} is ready\n")
+
+
+def _given_text(config: PreprocessConfig) -> TextPipeline | None:
+    """The text pipeline that text_from= names; None where one is to be learned."""
+    if config.text_from is None:
+        return None
+    from dynconv_mt.text.pipeline import TextPipeline, find_text  # not before: --help need not wait for its imports
+
+    text = TextPipeline.load(find_text("text_from", config.text_from))
+    if (text.src, text.tgt) != (config.src, config.tgt):
+        raise UserError(
+            f"text_from={config.text_from}: is from {text.src} to {text.tgt}, and src={config.src} tgt={config.tgt} "
+            "were given; its languages and direction are to be the same, and files end in its codes"
+        )
+    return text
 
 
 def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
@@ -150,7 +176,9 @@ def _find_files(config: PreprocessConfig) -> dict[str, list[ParallelFile]]:
     }
 
 
-def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]], out_dir: Path) -> bool:
+def _is_finished(
+    config: PreprocessConfig, text: TextPipeline | None, files: dict[str, list[ParallelFile]], out_dir: Path
+) -> bool:
     """Whether `out_dir` holds this very run; False where it may be built, UserError where it may not."""
     typed = f"out_dir={config.out_dir}"
     check_folder("out_dir", config.out_dir, is_renamed=True)
@@ -166,6 +194,8 @@ def _is_finished(config: PreprocessConfig, files: dict[str, list[ParallelFile]],
         check_replaceable("out_dir", out_dir, (MANIFEST, SUMMARY, STATS, TEXT, *SPLITS))
         return False
     differences = manifest.differences(config.content_options(), files)
+    if text is not None and text.fingerprint != manifest.fingerprint:
+        differences.append("text_from")
     if differences:
         raise UserError(
             f"{typed}: holds the data of another run (different: {', '.join(differences)}); choose another folder, or "

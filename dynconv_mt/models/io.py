@@ -158,9 +158,16 @@ def _of_config(folder: Path) -> Iterator[None]:
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return the model of a model directory, in evaluation mode. Weights must match the architecture exactly."""
     folder = Path(folder)
-    config, path = read_config(folder), folder / WEIGHTS
+    config = read_config(folder)
     with _of_config(folder):
         model = new_model(config)
+    fill_model(model, folder)
+    return model.to(device).eval()
+
+
+def fill_model(model: Model, folder: Path) -> None:
+    """Load the weights of a model directory into `model`. Raises UserError where they do not match it exactly."""
+    path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} is not a model directory")
     try:
@@ -170,7 +177,6 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: is damaged or belongs to another architecture ({reason})") from None
-    return model.to(device).eval()
 
 
 def open_weights(folder: Path) -> Any:
@@ -188,10 +194,10 @@ def open_weights(folder: Path) -> Any:
         raise UserError(f"{folder / WEIGHTS}: is damaged ({error})") from None
 
 
-def resolve_model_dir(path: str | Path) -> Path:
+def resolve_model_dir(path: str | Path, option: str = "model_dir") -> Path:
     """Return the model directory that `path` means: a run folder's `model/`, a checkpoint or a model directory itself.
 
-    Raises UserError where there is none, and says what a run that has not finished offers instead.
+    Raises UserError, naming the option, where there is none, and says what a run that has not finished offers instead.
     """
     folder = Path(path)
     if (folder / WEIGHTS).is_file():
@@ -199,14 +205,14 @@ def resolve_model_dir(path: str | Path) -> Path:
     if (folder / "model" / WEIGHTS).is_file():
         return folder / "model"
     if not folder.exists():
-        raise UserError(f"model_dir={path}: no such folder")
+        raise UserError(f"{option}={path}: no such folder")
     checkpoints = sorted((folder / "checkpoints").glob("step_*")) if folder.is_dir() else []
     if checkpoints:
-        raise UserError(f"model_dir={path}: this run has not finished; name a checkpoint, such as {checkpoints[-1]}")
+        raise UserError(f"{option}={path}: this run has not finished; name a checkpoint, such as {checkpoints[-1]}")
     if inside := sorted(folder.glob("step_*")):
         raise UserError(
-            f"model_dir={path}: holds checkpoints; name the run folder above it, or one, such as {inside[-1]}"
+            f"{option}={path}: holds checkpoints; name the run folder above it, or one, such as {inside[-1]}"
         )
     if (folder / "data.json").is_file():
-        raise UserError(f"model_dir={path}: is a data folder, which {folder / 'summary.txt'} describes; name a model")
-    raise UserError(f"model_dir={path}: neither a run folder nor a model directory (there is no {WEIGHTS} in it)")
+        raise UserError(f"{option}={path}: is a data folder, which {folder / 'summary.txt'} describes; name a model")
+    raise UserError(f"{option}={path}: neither a run folder nor a model directory (there is no {WEIGHTS} in it)")

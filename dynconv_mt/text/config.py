@@ -9,6 +9,7 @@ from enum import StrEnum
 from dynconv_mt.errors import UserError, one_of
 from dynconv_mt.text.vocab import SPECIAL_PIECES
 
+FOLDER = "text"  # of the pipeline, in a data folder and in every model directory
 BYTE_PIECES = 256  # what byte fallback adds to a vocabulary
 MAX_VOCAB_SIZE = 10_000_000
 

@@ -19,7 +19,7 @@ from typing import Any
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import to_json, write_file
 from dynconv_mt.text import bpe, subword_nmt  # noqa: F401  # register their kinds of subword models
-from dynconv_mt.text.config import TextConfig, Tokenization
+from dynconv_mt.text.config import FOLDER, TextConfig, Tokenization
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.subword import SUBWORDS, Subword
 
@@ -159,6 +159,18 @@ class TextPipeline:
             for side, model in self._sides().items()
         }
         return {"src": self.src, "tgt": self.tgt, "text": asdict(self.config), "subword": subword}
+
+
+def find_text(option: str, path: str) -> Path:
+    """Return the pipeline's folder within the data folder, finished run, checkpoint or model directory at `path`.
+
+    Raises UserError, naming the option, where there is none.
+    """
+    for folder in (Path(path) / FOLDER, Path(path) / "model" / FOLDER):
+        if folder.is_dir():
+            return folder
+    what = "holds no text pipeline" if Path(path).exists() else "no such folder"
+    raise UserError(f"{option}={path}: {what}; name a data folder, a finished run, a checkpoint or a model directory")
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

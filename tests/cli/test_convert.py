@@ -69,6 +69,23 @@ def test_a_converted_model_translates_raw_text(
     assert call("convert", *argv, "overwrite=true", "text.tokenization=none") == 0
 
 
+def test_a_converted_model_is_tuned(tmp_path: Path, dictionaries: Path) -> None:
+    """Its dictionary and merges make the data, its weights begin the training."""
+    checkpoint, out = save(tmp_path / "c.pt", Original(share_all_embeddings=True)), tmp_path / "MODEL"
+    argv = [f"checkpoint={checkpoint}", f"dict={dictionaries}", f"bpe_codes={dictionaries}/codes", f"out_dir={out}"]
+    assert call("convert", *argv) == 0
+    (tmp_path / "new.en").write_text("abc ab\nB x\n")
+    (tmp_path / "new.de").write_text("ab\nx x\n")
+    options = [f"train={tmp_path}/new", f"text_from={out}", f"out_dir={tmp_path}/data", "workers=1"]
+    assert call("preprocess", "src=en", "tgt=de", *options) == 0
+    limits = ["train.max_updates=1", "train.tensorboard=false", "checkpoint.final=last", "threads=1"]
+    tiny = ["optim.lr=1e-12", "schedule.warmup_updates=0"]
+    options = [f"init_from={out}", f"data_dir={tmp_path}/data", f"out_dir={tmp_path}/run", *tiny, *limits]
+    assert call("train", *options) == 0
+    tuned, converted = load_model(tmp_path / "run" / "model").state_dict(), load_model(out).state_dict()
+    assert all(torch.allclose(tuned[name], converted[name], rtol=0, atol=1e-9) for name in converted)
+
+
 def test_without_dictionaries_there_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original, out = Original(), tmp_path / "MODEL"
     assert call("convert", f"checkpoint={save(tmp_path / 'c.pt', original)}", f"out_dir={out}") == 0
