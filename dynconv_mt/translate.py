@@ -12,11 +12,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dynconv_mt.compute import Compute, resolve_compute
 from dynconv_mt.data.config import BatchConfig, translation_batch
@@ -26,6 +24,7 @@ from dynconv_mt.models.layout import TEXT
 from dynconv_mt.models.seq2seq import Seq2Seq
 from dynconv_mt.ops import check_device
 from dynconv_mt.plugins import import_plugins
+from dynconv_mt.progress import Bar
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.beam import beam_search
 from dynconv_mt.search.config import SearchConfig
@@ -97,7 +96,8 @@ class Translator:
         """Return a translation for every line, in the order of the lines.
 
         A blank line is not shown to the model; a line of more than `max_pieces` subwords is cut there, which is logged
-        and marked. `progress` shows a bar on stderr. Raises UserError where a line contains a line break.
+        and marked. `progress` shows a bar on stderr, or writes lines where that is a file. Raises UserError where a
+        line contains a line break.
         """
         return list(self.stream(lines, progress))
 
@@ -105,11 +105,11 @@ class Translator:
         """Yield what `translate` returns, so that memory holds no more than a window of them. Raises as that does."""
         if isinstance(lines, str):
             raise TypeError("translate takes a list of lines, not a string")
-        with tqdm(total=len(lines), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+        with Bar(desc="translate", total=len(lines), unit=" lines", disable=not progress, smoothing=0.1) as bar:
             for window in _windows(len(lines)):
                 yield from self._translate_window(lines[window], window.start, bar)
 
-    def _translate_window(self, lines: Sequence[str], first: int, bar: tqdm[NoReturn]) -> list[Translation]:
+    def _translate_window(self, lines: Sequence[str], first: int, bar: Bar) -> list[Translation]:
         """Translate lines of which the first has the index `first`, by length."""
         sources = [self._encode(number, line) for number, line in enumerate(lines, start=first + 1)]
         self._warn_of_cuts([len(ids) for ids in sources], first)
@@ -137,7 +137,7 @@ class Translator:
             raise TypeError("score takes two lists of lines, not a string")
         if len(sources) != len(targets):
             raise UserError(f"targets: there are {len(targets)}, and {len(sources)} sources; one belongs to each")
-        with tqdm(total=len(sources), unit=" lines", disable=not progress, smoothing=0.1) as bar:
+        with Bar(desc="score", total=len(sources), unit=" lines", disable=not progress, smoothing=0.1) as bar:
             src = [array("i", self.text.encode_source(line)) for line in sources]  # a tenth of lists' memory
             tgt = [array("i", self.text.encode_target(line)) for line in targets]
             self._check_lengths("source", src, self.max_pieces)
@@ -150,7 +150,7 @@ class Translator:
                     yield Scored(source, target, tuple(self.text.target_pieces(ids)), scores)
 
     def _score_window(
-        self, src: Sequence[Sequence[int]], tgt: Sequence[Sequence[int]], bar: tqdm[NoReturn]
+        self, src: Sequence[Sequence[int]], tgt: Sequence[Sequence[int]], bar: Bar
     ) -> list[tuple[float, ...]]:
         """The log-probabilities of the targets' ids and `</s>`, computed by length."""
         found: list[tuple[float, ...]] = [()] * len(src)

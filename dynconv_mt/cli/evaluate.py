@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 import dynconv_mt
 from dynconv_mt.cli.jobs import EvaluateJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
@@ -20,6 +18,7 @@ from dynconv_mt.evaluate.plot import check_plot, draw_report
 from dynconv_mt.evaluate.report import Report, Texts, evaluate_systems
 from dynconv_mt.evaluate.table import report_text
 from dynconv_mt.files import write_file
+from dynconv_mt.progress import Bar
 from dynconv_mt.text.config import Tokenization, base_language
 from dynconv_mt.text.corpus import read_lines
 
@@ -95,7 +94,7 @@ def _lang(job: EvaluateJob) -> str:
 def _train_lines(job: EvaluateJob) -> Iterator[str] | None:
     files = as_list(job.train)
     lines = (line for file in files for line in read_lines(Path(file)))
-    return iter(tqdm(lines, desc="count words of train", unit=" lines", disable=None)) if files else None
+    return iter(Bar(lines, desc="count words of train", unit=" lines")) if files else None
 
 
 def _as_json(job: EvaluateJob, report: Report) -> str:

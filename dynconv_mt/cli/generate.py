@@ -98,7 +98,7 @@ def _translate(
     """Write translations as they come, in the form of each output; show a bar, and the rate. Return them if kept."""
     texts: list[str] = []
     num_pieces, started = 0, time.perf_counter()
-    for translation in translator.stream(sources, progress=sys.stderr.isatty()):
+    for translation in translator.stream(sources, progress=True):
         num_pieces += len(translation.pieces)
         if is_kept:
             texts.append(translation.text)

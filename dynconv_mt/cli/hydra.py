@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -41,6 +41,7 @@ class Composed:
 
     command: Command
     arguments: Arguments
+    architecture: str  # its name; empty where there is none, or a model to begin with brings it
     config: DictConfig
 
     def missing(self) -> list[str]:
@@ -50,7 +51,7 @@ class Composed:
             return [name for name in _top_level(self.command) if name in names]
 
     def yaml(self) -> str:
-        """Return the options as YAML; `???` stands for what is missing."""
+        """Return the options as YAML, as a recipe where the command takes one; `???` stands for what is missing."""
         with self._explaining():
             # without types, which words have not
             plain = OmegaConf.create(OmegaConf.to_container(self.config, enum_to_str=True))
@@ -58,7 +59,18 @@ class Composed:
                 for word, value in option.words.items():
                     if OmegaConf.select(self.config, name) == value:  # auto, not the number that stands for it
                         OmegaConf.update(plain, name, word)
-            return OmegaConf.to_yaml(plain)
+            options: Any = OmegaConf.to_container(plain)
+            if self.command.has_model and not OmegaConf.is_missing(self.config, "model"):
+                options["model"] = self._named(options["model"])
+            return OmegaConf.to_yaml({self.command.section: options} if self.command.has_recipe else options)
+
+    def _named(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Add what values do not tell: the architecture's name, and the mixers that they are options of."""
+        named = {"name": self.architecture, **model} if self.architecture else dict(model)
+        for stack in ("encoder", "decoder"):
+            kind: Any = OmegaConf.get_type(self.config.model[stack], "mixer")
+            named[stack]["mixer"] = {TYPE: kind.name, **named[stack]["mixer"]}
+        return named
 
     def job(self) -> Any:
         """Return the job, an object of the command's job type. Raises UserError where options are missing."""
@@ -85,15 +97,18 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     recipe = typed.pop("recipe", "")
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)
+    if "model" in typed:
+        _check_leaves_a_model(section, options_of(command.job), recipe, typed["model"])
     architecture = typed.pop("model", "") or architecture
     mixers = _choose_mixers(typed, section)
     options = options_of(command.job)
     overrides = {name: _parse(options[name], value) for name, value in typed.items()}
     init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
     _register(command, _base_model(init_from, architecture), mixers, section)
+    architecture = "" if init_from is not None else architecture
     lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)
     with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):
-        return Composed(command, arguments, hydra.compose(command.section, lines))
+        return Composed(command, arguments, architecture, hydra.compose(command.section, lines))
 
 
 @contextmanager
@@ -176,9 +191,14 @@ def _recipe_section(recipe: str, command: Command) -> dict[str, Any]:
 
 
 def _read_values(section: Mapping[Any, Any], options: Mapping[str, Option], prefix: str = "") -> dict[str, Any]:
-    """The section with the values that words such as auto stand for. YAML's no is no text, not even Norwegian."""
+    """The section with the values that words such as auto stand for, and without what --cfg showed to be missing.
+
+    YAML's no is no text, not even Norwegian.
+    """
     values: dict[str, Any] = {}
     for key, value in section.items():
+        if value == MISSING:
+            continue
         name = f"{prefix}{key}"
         option = options.get(name)
         if isinstance(value, Mapping):
@@ -204,6 +224,16 @@ def _choose_model(section: dict[str, Any], recipe: str) -> str:
             f"recipe={recipe}: model {model} is not known; there are {', '.join(translation_preset_names())}"
         )
     return model or ""
+
+
+def _check_leaves_a_model(section: Mapping[str, Any], options: Mapping[str, Option], recipe: str, name: str) -> None:
+    """Raise UserError where a recipe, as --cfg prints them, leaves nothing of a model for its name to decide."""
+    of_model = {option for option in options if option.startswith("model.") and ".mixer." not in option}
+    if of_model <= set(_flatten(section)):
+        raise UserError(
+            f"model={name}: recipe={recipe} has every option of another model; of its section train.model leave the "
+            "name, and what is to differ"
+        )
 
 
 def _choose_mixers(typed: dict[str, str], section: Mapping[str, Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ def run(job: ScoreJob) -> int:
         as_list(job.model_dir), device=job.device, precision=job.precision, threads=job.threads, batch=job.batch
     )
     mixes = job.output is None and sys.stdout.isatty()  # lines and a bar on one terminal
-    scored = translator.stream_scores(sources, targets, progress=sys.stderr.isatty() and not mixes)
+    scored = translator.stream_scores(sources, targets, progress=not mixes)
     totals = Totals()
     with growing_files([Path(job.output)] if job.output is not None else []) as files:
         for each in scored:

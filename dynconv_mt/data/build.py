@@ -20,7 +20,6 @@ from typing import IO
 
 import sacremoses  # noqa: F401  # half a second; worker processes that are forked after this need not wait for it
 import sentencepiece  # noqa: F401  # likewise
-from tqdm import tqdm
 
 import dynconv_mt
 from dynconv_mt.data.chunks import (
@@ -40,6 +39,7 @@ from dynconv_mt.data.store import StoreWriter
 from dynconv_mt.data.workers import Workers
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import hash_file, write_file
+from dynconv_mt.progress import Bar
 from dynconv_mt.text.corpus import ParallelFile, count_pairs, read_parallel
 from dynconv_mt.text.moses import LineTokenizer
 from dynconv_mt.text.pipeline import TextPipeline
@@ -49,12 +49,6 @@ _CHUNK = 1000  # pairs that a worker is given at a time,
 _CHUNK_SIZE = 2**20  # or as many as have so many characters, where lines are long
 _TRAIN = "train"
 _TOKENIZED = "tokenized"  # folder of the tokenised splits, gone in the end
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar on a terminal, none elsewhere; without tqdm's watching thread, beside which forking is unsafe."""
-
-    monitor_interval = 0
 
 
 @dataclass
@@ -122,7 +116,7 @@ class _Builder:
             if split != _TRAIN:
                 pairs = stack.enter_context(_RawCopy(self.folder / split, config)).copy(pairs)
             file = stack.enter_context(open(result.path, "wb"))
-            bar = stack.enter_context(_Bar(desc=f"tokenise {split}", total=total, unit=" pairs", disable=None))
+            bar = stack.enter_context(Bar(desc=f"tokenise {split}", total=total, unit=" pairs"))
             for chunk in self.workers.map(partial(tokenize_chunk, job), _chunks(pairs)):
                 if chunk.hashes:
                     drop_duplicates(chunk, seen)
@@ -145,7 +139,7 @@ class _Builder:
                 LearnJob(tgt_words, config.bpe, f"the target side ({config.tgt})"),
             ]
         what = f"learn BPE from {len(src_words) + len(tgt_words):,} words"
-        bar = _Bar(self.workers.map(learn_model, jobs), desc=what, total=len(jobs), unit=" models", disable=None)
+        bar = Bar(self.workers.map(learn_model, jobs), desc=what, total=len(jobs), unit=" models")
         models = list(bar)
         return TextPipeline(config.src, config.tgt, config.text, models[0], models[-1])
 
@@ -157,7 +151,7 @@ class _Builder:
         num_pairs = stats.read - stats.drops.total()
         with (
             StoreWriter(self.folder / split, text.fingerprint) as store,
-            _Bar(desc=f"encode {split}", total=num_pairs, unit=" pairs", disable=None) as bar,
+            Bar(desc=f"encode {split}", total=num_pairs, unit=" pairs") as bar,
         ):
             for chunk in self.workers.map(partial(encode_chunk, job), tokenized.spans):
                 store.add_many(zip(chunk.src.sentences(), chunk.tgt.sentences(), strict=True))

@@ -8,19 +8,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from dynconv_mt.files import writing
+from dynconv_mt.progress import LINE_SECONDS, is_terminal, unless_closed
 from dynconv_mt.train.checkpoint import write_text
 from dynconv_mt.train.state import TrainerState
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
-BAR_SECONDS, LINE_SECONDS = 1.0, 30.0  # between two refreshes of the bar; between two plain lines
+BAR_SECONDS = 1.0  # between two refreshes of the bar
 Record = Mapping[str, Any]
 
 
@@ -89,7 +89,7 @@ class Progress:
         share = "" if total is None else "{percentage:3.0f}% {bar:20} "
         layout = share + "{n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
         options: dict[str, Any] = {"unit": " updates", "dynamic_ncols": True, "bar_format": layout}
-        self._bar = tqdm(total=total, initial=update, **options) if _is_terminal() else None
+        self._bar = tqdm(total=total, initial=update, **options) if is_terminal() else None
         self._interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
         self._next = time.monotonic()
 
@@ -100,7 +100,7 @@ class Progress:
     def tick(self) -> None:
         """Count one update."""
         if self._bar is not None:
-            with _unless_closed():
+            with unless_closed():
                 self._bar.update()
 
     def show(self, record: Record, seconds_left: float) -> None:
@@ -111,14 +111,14 @@ class Progress:
             f"  {record['tokens_per_second']:,.0f} tokens/s  left {format_seconds(seconds_left)}"
         )
         if self._bar is not None:
-            with _unless_closed():
+            with unless_closed():
                 self._bar.set_postfix_str(numbers)
         else:
             self.say(f"update {record['update']}  epoch {record['epoch']:.2f}  {numbers}")
 
     def say(self, text: str) -> None:
         """Print a line to stderr, above the bar if there is one."""
-        with _unless_closed():
+        with unless_closed():
             if self._bar is not None:
                 self._bar.write(text, file=sys.stderr)
             else:
@@ -127,21 +127,8 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
-            with _unless_closed():
+            with unless_closed():
                 self._bar.close()
-
-
-@contextmanager
-def _unless_closed() -> Iterator[None]:
-    """Let standard error fall silent where nobody reads it any more."""
-    try:
-        yield
-    except (OSError, ValueError):
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
-
-
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class TensorBoard:

@@ -222,8 +222,43 @@ def test_all_missing_options_are_named_at_once() -> None:
 
 def test_cfg_shows_what_is_missing() -> None:
     text = compose(COMMANDS["train"], parse(["recipe=multi30k", "data_dir=x"])).yaml()
+    assert text.startswith("train:\n")
     assert "data_dir: x\n" in text
     assert "out_dir: ???\n" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        ("train", ["recipe=multi30k", "data_dir=x", "model.encoder.mixer.kernel_sizes=[3,7,15,5]", "optim.lr=1e-3"]),
+        ("train", ["recipe=wmt14_en_de", "batch.max_tokens=auto", "model.encoder.norm=pre"]),
+        ("train", ["model=dynamicconv_tiny", "model.decoder.mixer.type=attention", "train.max_updates=3"]),
+        ("train", ["recipe=toy", "model=transformer_tiny", "model.tying=none"]),
+        ("train", ["train.max_updates=3"]),
+        ("preprocess", ["recipe=multi30k", "src=no", "train=[a,'b c']", "clean.ratio=null", "text.lowercase=true"]),
+        ("preprocess", ["src=en", "tgt=de", "train=2024", "out_dir=a ? b: c"]),
+        ("generate", ["recipe=multi30k", "search.beam=3", "evaluate.metrics=[ter]", "batch.max_sentences=null"]),
+    ],
+)
+def test_what_cfg_prints_is_a_recipe(command: str, argv: list[str], tmp_path: Path) -> None:
+    """Of the same options, to the letter; what is missing is given beside it."""
+    first = compose(COMMANDS[command], parse(argv))
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(first.yaml())
+    again = compose(COMMANDS[command], parse([f"recipe={recipe}"]))
+    assert again.yaml() == first.yaml()
+    assert again.missing() == first.missing()
+
+
+def test_cfg_names_architecture_and_mixers(tmp_path: Path) -> None:
+    text = compose(COMMANDS["train"], parse(["model=lightconv_tiny", "model.decoder.mixer.type=attention"])).yaml()
+    assert "    name: lightconv_tiny\n" in text
+    assert text.index("type: light_conv\n") < text.index("type: attention\n")
+    recipe = tmp_path / "whole.yaml"
+    recipe.write_text(text)
+    words = rf"model=transformer_tiny: recipe={recipe} has every option of another model; .* leave the name"
+    with pytest.raises(UserError, match=words):
+        train_job(f"recipe={recipe}", "model=transformer_tiny")
 
 
 def test_a_recipes_mixer_options_beside_a_model_without_them(tmp_path: Path) -> None:

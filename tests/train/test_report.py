@@ -24,7 +24,7 @@ def test_progress_shows_all_numbers(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a bar on a terminal, in lines elsewhere."""
-    monkeypatch.setattr(report, "_is_terminal", lambda: is_terminal)
+    monkeypatch.setattr(report, "is_terminal", lambda: is_terminal)
     monkeypatch.setenv("COLUMNS", "200")
     progress = report.Progress(2, 10)
     progress.tick()
@@ -50,7 +50,7 @@ class Gone(io.StringIO):
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_terminal_that_is_closed_ends_nothing(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_is_terminal", lambda: is_terminal)
+    monkeypatch.setattr(report, "is_terminal", lambda: is_terminal)
     progress = report.Progress(2, 10)
     monkeypatch.setattr("sys.stderr", Gone())
     progress.say("a checkpoint was saved")
