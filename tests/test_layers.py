@@ -21,16 +21,8 @@ ROWS = [
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
-GROUND = {
-    "compute",
-    "errors",
-    "files",
-    "lazy",
-    "plugins",
-    "progress",
-    "runtime",
-    "tables",
-}  # single modules that every row may use
+# single modules that every row may use
+GROUND = {"compute", "errors", "files", "lazy", "plugins", "progress", "runtime", "tables"}
 ONLY_IN = {"hydra": {"cli/hydra.py"}, "omegaconf": {"cli/hydra.py"}}  # libraries and the only files that know them
 SOURCES = sorted((Path(__file__).resolve().parent.parent / PACKAGE).rglob("*.py"))
 

@@ -97,15 +97,15 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     recipe = typed.pop("recipe", "")
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)
-    if "model" in typed:
-        _check_leaves_a_model(section, options_of(command.job), recipe, typed["model"])
-    architecture = typed.pop("model", "") or architecture
-    mixers = _choose_mixers(typed, section)
     options = options_of(command.job)
+    if "model" in typed:
+        architecture = typed.pop("model")
+        _check_leaves_a_model(section, options, recipe, architecture)
+    mixers = _choose_mixers(typed, section)
     overrides = {name: _parse(options[name], value) for name, value in typed.items()}
     init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
+    architecture = architecture if init_from is None else ""
     _register(command, _base_model(init_from, architecture), mixers, section)
-    architecture = "" if init_from is not None else architecture
     lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)
     with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):
         return Composed(command, arguments, architecture, hydra.compose(command.section, lines))

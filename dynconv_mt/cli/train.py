@@ -90,7 +90,7 @@ def _build(config: ModelConfig) -> Model:
 
 def _check_same_text(init_from: str, data_dir: str, text: TextPipeline) -> None:
     """Raise UserError where the data's ids mean something else to the model to begin with."""
-    folder = find_text("init_from", init_from)
+    folder = find_text(init_from, "init_from")
     if TextPipeline.load(folder).fingerprint != text.fingerprint:
         raise UserError(
             f"init_from={init_from}: has another vocabulary, or other text options, than data_dir={data_dir}; "

@@ -158,7 +158,7 @@ def _given_text(config: PreprocessConfig) -> TextPipeline | None:
         return None
     from dynconv_mt.text.pipeline import TextPipeline, find_text  # not before: --help need not wait for its imports
 
-    text = TextPipeline.load(find_text("text_from", config.text_from))
+    text = TextPipeline.load(find_text(config.text_from, "text_from"))
     if (text.src, text.tgt) != (config.src, config.tgt):
         raise UserError(
             f"text_from={config.text_from}: is from {text.src} to {text.tgt}, and src={config.src} tgt={config.tgt} "

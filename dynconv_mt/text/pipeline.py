@@ -161,7 +161,7 @@ class TextPipeline:
         return {"src": self.src, "tgt": self.tgt, "text": asdict(self.config), "subword": subword}
 
 
-def find_text(option: str, path: str) -> Path:
+def find_text(path: str, option: str) -> Path:
     """Return the pipeline's folder within the data folder, finished run, checkpoint or model directory at `path`.
 
     Raises UserError, naming the option, where there is none.
