@@ -71,6 +71,8 @@ def cases(device: str) -> Iterator[Case]:
                 for taps in (3, 7, 15, 31):
                     yield Case(operator, 16, 256, 512, 4, taps, dtype, is_causal=taps == 31)
                 yield Case(operator, 64, 64, 1024, 16, 31, dtype)
+                if operator == "light":  # a head to a channel: the paper's plain depthwise convolution
+                    yield from (Case(operator, 16, 256, 512, 512, taps, dtype) for taps in (3, 31))
             else:
                 for taps in (3, 7, 15, 31):
                     yield Case(operator, 512, 32, 1024, 16, taps, dtype, device=device)

@@ -9,7 +9,7 @@ namespace dynconv_mt::cpu {
 namespace {
 
 // A band, or a transposed one, from position `begin` on: rows of y and of taps go together.
-template <typename A>
+template <typename A, bool IsJoined>
 struct Bands {
   const A* at;
   int64_t begin;
@@ -19,26 +19,27 @@ struct Bands {
   int64_t shift;  // y[t] reads x[t - shift … t - shift + K - 1]
 };
 
-template <typename A>
-Bands<A> forward_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
-  return {taps.rows + taps.offset(head, begin), begin, taps.pitch, taps.pitch - 1, 1, p.padding_left};
+template <bool IsJoined, typename A>
+Bands<A, IsJoined> forward_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
+  const int64_t tap = IsJoined ? kJoined<A> : 1;
+  return {taps.rows + taps.offset(head, begin), begin, taps.pitch, taps.pitch - tap, tap, p.padding_left};
 }
 
-template <typename A>
-Bands<A> transposed_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
-  const int64_t last = p.kernel_size - 1, shift = last - p.padding_left;
-  return {taps.rows + taps.offset(head, begin - shift) + last, begin, taps.pitch, 1, taps.pitch - 1, shift};
+template <bool IsJoined, typename A>
+Bands<A, IsJoined> transposed_bands(const Problem& p, const TapRows<A>& taps, int64_t head, int64_t begin) {
+  const int64_t tap = IsJoined ? kJoined<A> : 1, last = p.kernel_size - 1, shift = last - p.padding_left;
+  return {taps.rows + taps.offset(head, begin - shift) + last * tap, begin, taps.pitch, tap, taps.pitch - tap, shift};
 }
 
-// y at the positions of a group.
-template <int R, int K, typename A, typename S>
-void multiply_group(const Strip<A>& x, const Block& block, const Bands<A>& bands, Range group, int64_t kernel_size,
-                    Output<S> y) {
+// y at the positions of a group. One function for forward and backward: half of what there is to compile.
+template <int R, int K, typename A, bool IsJoined, typename S>
+[[gnu::noinline]] void multiply_group(const Strip<A>& x, const Block& block, const Bands<A, IsJoined>& bands,
+                                      Range group, int64_t kernel_size, Output<S> y) {
   for (int64_t t = group.begin; t < group.end; t += R, y.at += R * y.pitch) {
     for (int r = 0; r < R; ++r) prefetch_row<1>(y.at + (r + kAhead) * y.pitch, y.width);
     const int64_t origin = t - bands.shift;
     const Columns columns = {x.range.begin - origin, x.range.end - origin};
-    const Band<A> band = {bands.at + (t - bands.begin) * bands.step, bands.row, bands.column};
+    const Band<A, IsJoined> band = {bands.at + (t - bands.begin) * bands.step, bands.row, bands.column};
     const int64_t num_taps = K > 0 ? K : kernel_size, width = num_taps + R - 1;
     y.count = group.end - t;
     if (columns.begin <= 0 && columns.end >= width) {  // which the compiler then knows
@@ -50,9 +51,9 @@ void multiply_group(const Strip<A>& x, const Block& block, const Bands<A>& bands
 }
 
 // Kernels too short for tiles of kRows rows take two.
-template <int K, typename A, typename S>
-void multiply_group(const Strip<A>& x, const Block& block, const Bands<A>& bands, Range group, int64_t kernel_size,
-                    Output<S> y) {
+template <int K, typename A, bool IsJoined, typename S>
+void multiply_group(const Strip<A>& x, const Block& block, const Bands<A, IsJoined>& bands, Range group,
+                    int64_t kernel_size, Output<S> y) {
   if (kernel_size >= kRows - 1) return multiply_group<kRows, K>(x, block, bands, group, kernel_size, y);
   multiply_group<2, K>(x, block, bands, group, kernel_size, y);
 }
@@ -70,11 +71,11 @@ void clear_rows(const Output<S>& y, int64_t count) {
   }
 }
 
-template <int K, typename S, typename A>
+template <int K, bool IsJoined, typename S, typename A>
 void forward_run(const Problem& p, const Run& run, A* scratch) {
   const Scratch<A> sizes(p);
   Strip<A> x(p, run, sizes, scratch, run.inputs(p));
-  TapRows<A> taps(sizes, scratch + sizes.packed, p, {run.begin, run.end}, false);
+  TapRows<A> taps(sizes, scratch + sizes.packed, p, run, {run.begin, run.end}, false);
   start(taps, p, run);
   clear_around(x, x.range.begin - (kRows - 2), x.range.end + kRows - 2);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
@@ -83,7 +84,7 @@ void forward_run(const Problem& p, const Run& run, A* scratch) {
     fill<S>(taps, p, run, group.end);
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Block block = x.blocks[b];
-      const Bands<A> bands = forward_bands(p, taps, block.head, begin);
+      const auto bands = forward_bands<IsJoined>(p, taps, block.head, begin);
       multiply_group<K>(x, block, bands, group, p.kernel_size, output_at<S>(p.y, p, run, block, begin));
     }
   }
@@ -104,8 +105,9 @@ void correlate_each(const Problem& p, const Strip<A>& grad_y, const Strip<A>& x,
   }
 }
 
-// Adds the block's share of the gradient by the taps of light_conv without DropConnect: one row for all positions.
-template <int Q, typename A>
+// Adds the block's share of the gradient by the taps of light_conv without DropConnect: one row, or a table, for all
+// positions.
+template <int Q, bool IsJoined, typename A>
 void correlate_all(const Problem& p, const Strip<A>& grad_y, const Strip<A>& x, const Block& block, Range group,
                    A* grads) {
   for (int64_t j = 0; j <= p.kernel_size; j += Q) {
@@ -113,8 +115,13 @@ void correlate_all(const Problem& p, const Strip<A>& grad_y, const Strip<A>& x, 
     const int64_t skipped = most(x.range.begin - (Q - 1) - shift - group.begin, 0) / 2 * 2;
     const int64_t begin = group.begin + skipped, end = least(group.end, x.range.end - shift);
     if (end <= begin) continue;
-    const A* const first = x.at(block, begin + shift);
-    correlate<Q>(grad_y.at(block, begin), first, x.pitch, (end - begin + 1) / 2, grads + j, grads + j - 1);
+    const A *const first = grad_y.at(block, begin), *const second = x.at(block, begin + shift);
+    const int64_t num_pairs = (end - begin + 1) / 2;
+    if constexpr (IsJoined) {
+      correlate_joined<Q>(first, second, x.pitch, num_pairs, grads + j * kJoined<A>);
+    } else {
+      correlate<Q>(first, second, x.pitch, num_pairs, grads + j, grads + j - 1);
+    }
   }
 }
 
@@ -126,6 +133,26 @@ void write_grad_logits(const Problem& p, const Run& run, const Scratch<A>& sizes
     S* target = static_cast<S*>(p.grad_logits) + row * p.kernel_size;
     for (int64_t head = 0; head < run.num_heads; ++head, target += p.kernel_size) {
       store_row(target, grads + head * sizes.grad, p.kernel_size);
+    }
+  }
+}
+
+// Writes the shares of a run's tasks of the gradient by the taps of joined heads: tables, summed over the channels of
+// each head.
+template <typename A>
+void write_shares(const Problem& p, const Run& run, const Scratch<A>& sizes, const A* tables) {
+  const int64_t width = p.head_width / p.joined.count, size = p.joined.num_heads * p.kernel_size;
+  A* const shares = static_cast<A*>(p.partial) + run.first_task / p.num_heads * size;
+  for (int64_t joined = 0; joined < run.num_heads; ++joined, tables += sizes.grad) {
+    const int64_t first = (run.first_head + joined) * p.joined.count;
+    const int64_t count = least(p.joined.count, p.joined.num_heads - first);
+    for (int64_t head = 0; head < count; ++head) {
+      A* const share = shares + (first + head) * p.kernel_size;
+      for (int64_t k = 0; k < p.kernel_size; ++k) {
+        A sum = A(0);
+        for (int64_t c = 0; c < width; ++c) sum += tables[k * kJoined<A> + head * width + c];
+        share[k] = sum;
+      }
     }
   }
 }
@@ -154,13 +181,13 @@ void finish_grads(const Problem& p, const Run& run, int64_t head, Range group, c
   }
 }
 
-template <int K, typename S, typename A>
+template <int K, bool IsJoined, typename S, typename A>
 void backward_run(const Problem& p, const Run& run, A* scratch) {
-  constexpr int Q = K > 0 && K < 4 ? 4 : kColumns<A>;
+  constexpr int Q = IsJoined || (K > 0 && K < 4) ? 4 : kColumns<A>;
   const Scratch<A> sizes(p);
   Strip<A> x(p, run, sizes, scratch, run.inputs(p)), grad_y(p, run, sizes, scratch + sizes.packed, run.outputs(p));
-  TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run.outputs(p), true);
-  A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + kLanes<A>;
+  TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run, run.outputs(p), true);
+  A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + sizes.grad_lead;
   start(taps, p, run);
   const int64_t last_columns = (p.kernel_size + Q) / Q * Q;  // K + 1 columns, Q at a time
   clear_around(x, run.begin - p.padding_left, run.end + 1 - p.padding_left + last_columns);
@@ -170,42 +197,60 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
     fill<S>(x, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
     fill<S>(grad_y, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
     fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
-    for (int64_t head = 0; head < run.num_heads; ++head) clear(grads + head * sizes.grad - kLanes<A>, sizes.grad_size);
+    if (!IsJoined || (begin == run.begin && run.is_first_sentence(p))) {  // a table is a whole task's
+      for (int64_t head = 0; head < run.num_heads; ++head) {
+        clear(grads + head * sizes.grad - sizes.grad_lead, sizes.grad_size);
+      }
+    }
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Block block = x.blocks[b];
-      const Bands<A> bands = transposed_bands(p, taps, block.head, begin);
+      const auto bands = transposed_bands<IsJoined>(p, taps, block.head, begin);
       multiply_group<K>(grad_y, block, bands, real, p.kernel_size, output_at<S>(p.grad_x, p, run, block, begin));
       clear_rows(output_at<S>(p.grad_x, p, run, block, real.end), group.end - real.end);  // padding has no gradient
       A* const grad = grads + block.head * sizes.grad;
-      (taps.pitch ? correlate_each<Q, A> : correlate_all<Q, A>)(p, grad_y, x, block, group, grad);
+      (taps.pitch ? correlate_each<Q, A> : correlate_all<Q, IsJoined, A>)(p, grad_y, x, block, group, grad);
     }
+    if (IsJoined) continue;
     for (int64_t head = 0; head < run.num_heads; ++head) {
       finish_grads(p, run, head, group, taps, grads + head * sizes.grad);
     }
     if (!p.weight) write_grad_logits<S>(p, run, sizes, group, grads);
+  }
+  if constexpr (IsJoined) {
+    if (run.is_last_sentence(p)) write_shares(p, run, sizes, grads);
   }
 }
 
 template <typename A>
 using Work = void (*)(const Problem&, const Run&, A*);
 
+template <bool IsBackward, int K, bool IsJoined, typename S, typename A>
+constexpr Work<A> kWork = IsBackward ? backward_run<K, IsJoined, S, A> : forward_run<K, IsJoined, S, A>;
+
 template <bool IsBackward, typename S, typename A>
-Work<A> work_for(int64_t kernel_size) {
-  switch (kernel_size) {
-    case 3: return IsBackward ? backward_run<3, S, A> : forward_run<3, S, A>;
-    case 7: return IsBackward ? backward_run<7, S, A> : forward_run<7, S, A>;
-    case 15: return IsBackward ? backward_run<15, S, A> : forward_run<15, S, A>;
-    case 31: return IsBackward ? backward_run<31, S, A> : forward_run<31, S, A>;
-    default: return IsBackward ? backward_run<0, S, A> : forward_run<0, S, A>;
+Work<A> work_for(const Problem& p) {
+  if constexpr (sizeof(A) == sizeof(float)) {  // see join
+    if (p.joined.count) return kWork<IsBackward, 0, true, S, A>;
+  }
+  switch (p.kernel_size) {
+    case 3: return kWork<IsBackward, 3, false, S, A>;
+    case 7: return kWork<IsBackward, 7, false, S, A>;
+    case 15: return kWork<IsBackward, 15, false, S, A>;
+    case 31: return kWork<IsBackward, 31, false, S, A>;
+    default: return kWork<IsBackward, 0, false, S, A>;
   }
 }
 
 template <bool IsBackward, typename S, typename A>
 void run_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  const Work<A> work = work_for<IsBackward, S, A>(p.kernel_size);
+  const Work<A> work = work_for<IsBackward, S, A>(p);
   while (begin < end) {
-    const Run run(p, begin, p.num_positions > kShort ? end : begin + 1);
+    Run run(p, begin, p.num_positions > kShort ? end : begin + 1);
     work(p, run, static_cast<A*>(scratch));
+    while (!run.is_last_sentence(p)) {
+      run.move_to(p, run.sentence + 1);
+      work(p, run, static_cast<A*>(scratch));
+    }
     begin += run.num_heads;
   }
 }
@@ -223,20 +268,52 @@ void run_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
 void forward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<false>(p, begin, end, scratch); }
 void backward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<true>(p, begin, end, scratch); }
 
-// Sums the tasks' shares in double precision, always in the same order, then takes the gradient of the softmax.
+// Makes the tables of joined heads begin … end - 1. The taps of a head are made in scratch memory, a row of its own.
+void join(const Problem& p, int64_t begin, int64_t end, void* scratch) {
+  using A = float;  // heads are not joined in float64
+  const Joined& joined = p.joined;
+  const int64_t pitch = pitch_of<A>(p.kernel_size), width = p.head_width / joined.count;
+  const A* const weight = static_cast<const A*>(p.weight);
+  A *const rows = static_cast<A*>(scratch), *table = static_cast<A*>(joined.taps) + begin * p.kernel_size * kJoined<A>;
+  for (int64_t head = begin; head < end; ++head) {
+    const int64_t first = head * joined.count, count = least(joined.count, joined.num_heads - first);
+    for (int64_t h = 0; h < count; ++h) {
+      copy_row(rows + h * pitch, weight + (first + h) * p.kernel_size, p.kernel_size, pitch, fill_of<A>(p.softmax),
+               nullptr);
+    }
+    if (p.softmax) softmax_rows(rows, count, pitch);
+    for (int64_t k = 0; k < p.kernel_size; ++k, table += kJoined<A>) {
+      clear(table, kJoined<A>);
+      for (int64_t h = 0; h < count; ++h) {
+        for (int64_t c = 0; c < width; ++c) table[h * width + c] = rows[h * pitch + k];
+      }
+    }
+  }
+}
+
+// Sums the tasks' shares of N numbers of the gradient, in double precision and always in the same order.
+template <int N, typename A>
+void sum_shares(const Problem& p, int64_t first, int64_t size) {
+  const A* share = static_cast<const A*>(p.partial) + first;
+  double totals[N] = {};
+  for (int64_t count = num_shares(p); count > 0; --count, share += size) {
+    for (int i = 0; i < N; ++i) totals[i] += share[i];
+  }
+  for (int i = 0; i < N; ++i) static_cast<A*>(p.grad_weight)[first + i] = static_cast<A>(totals[i]);
+}
+
+// Sums the shares, then takes the gradient of the softmax.
 template <typename A>
 void finish_weight_of(const Problem& p) {
-  const A* partial = static_cast<const A*>(p.partial);
+  constexpr int kLine = 64 / sizeof(A);
   const A* weight = static_cast<const A*>(p.weight);
   A* grad = static_cast<A*>(p.grad_weight);
-  const int64_t num_groups = p.num_sentences * num_chunks(p), size = p.num_heads * p.kernel_size;
-  for (int64_t i = 0; i < size; ++i) {
-    double total = 0.0;
-    for (int64_t group = 0; group < num_groups; ++group) total += partial[group * size + i];
-    grad[i] = static_cast<A>(total);
-  }
+  const int64_t num_heads = num_heads_of_weight(p), size = num_heads * p.kernel_size;
+  int64_t i = 0;
+  for (; i + kLine <= size; i += kLine) sum_shares<kLine, A>(p, i, size);
+  for (; i < size; ++i) sum_shares<1, A>(p, i, size);
   if (!p.softmax) return;
-  for (int64_t h = 0; h < p.num_heads; ++h, weight += p.kernel_size, grad += p.kernel_size) {
+  for (int64_t h = 0; h < num_heads; ++h, weight += p.kernel_size, grad += p.kernel_size) {
     double top = weight[0], total = 0.0, mean = 0.0;
     for (int64_t k = 1; k < p.kernel_size; ++k) top = weight[k] > top ? weight[k] : top;
     for (int64_t k = 0; k < p.kernel_size; ++k) {

@@ -4,6 +4,6 @@
 
 namespace dynconv_mt::cpu {
 
-const Kernels kernels_portable = {"portable", scratch_bytes, forward, backward, finish_weight, step};
+const Kernels kernels_portable = {"portable", scratch_bytes, join, forward, backward, finish_weight, step};
 
 }  // namespace dynconv_mt::cpu

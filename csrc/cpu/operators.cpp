@@ -37,6 +37,7 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, int6
   p.num_positions = x.size(1);
   p.num_channels = x.size(2);
   p.num_heads = num_heads;
+  p.head_width = x.size(2) / num_heads;
   p.kernel_size = kernel_size;
   p.padding_left = clamped_padding(padding_left, x, kernel_size);
   p.softmax = options.softmax;
@@ -45,11 +46,27 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, int6
   return p;
 }
 
+// Lets tasks of light_conv take narrow heads together, and returns the memory of their taps. With DropConnect, whose
+// taps differ from position to position, heads stay as they are; so they do in float64, where nobody is in a hurry.
+Tensor join_heads(Problem& p, const Tensor& weight) {
+  constexpr int64_t kNarrow = 16;  // channels
+  const int64_t columns = kJoinedBytes / static_cast<int64_t>(weight.element_size()), num_heads = p.num_heads;
+  const bool is_narrow = p.num_heads > 1 && p.head_width > 0 && p.head_width <= kNarrow;
+  if (!is_narrow || p.drop.is_on || p.storage == Storage::kFloat64) return torch::stable::new_empty(weight, {0});
+  p.joined = {columns / p.head_width, num_heads, nullptr};
+  p.num_heads = (num_heads + p.joined.count - 1) / p.joined.count;
+  p.head_width *= p.joined.count;
+  const Tensor taps = torch::stable::new_empty(weight, {p.num_heads, p.kernel_size, columns});
+  p.joined.taps = taps.mutable_data_ptr();
+  run_in_parallel(p, kernels().join, p.num_heads, columns * p.kernel_size, kernels().scratch_bytes(p));
+  return taps;
+}
+
 // Runs all tasks of a problem.
 void run(const Problem& p, Tasks<Problem> tasks) {
   if (p.num_sentences * p.num_positions * p.num_channels == 0) return;
-  const int64_t positions = std::min(kChunk, p.num_positions);
-  const int64_t work = positions * (p.num_channels / p.num_heads + 8) * p.kernel_size;
+  const int64_t positions = std::min(kChunk, p.num_positions) * num_together(p);
+  const int64_t work = positions * (p.head_width + 8) * p.kernel_size;
   run_in_parallel(p, tasks, num_tasks(p), work, kernels().scratch_bytes(p));
 }
 
@@ -95,6 +112,7 @@ Tensor light_conv(Tensor x, Tensor weight, Optional seed, Optional lengths, int6
   p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.weight = taps.const_data_ptr();
+  const Tensor joined = join_heads(p, taps);
   p.y = y.mutable_data_ptr();
   run(p, kernels().forward);
   return y;
@@ -108,10 +126,11 @@ std::tuple<Tensor, Tensor> light_conv_backward(Tensor grad_y, Tensor x, Tensor w
   const Optional ends = contiguous_lengths(x, lengths);
   const Tensor taps = weight_for(x, weight), grad_x = new_like(x), grad_taps = new_gradient(taps, x);
   Problem p = problem_of(x, num_heads, kernel_size, padding_left, {softmax, dropout});
-  const Tensor partial = torch::stable::new_empty(taps, {num_tasks(p), kernel_size});
   p.drop = drop_connect(x, dropout, seed);
   p.lengths = pointer_to(ends);
   p.weight = taps.const_data_ptr();
+  const Tensor joined = join_heads(p, taps);
+  const Tensor partial = torch::stable::new_empty(taps, {num_shares(p), num_heads, kernel_size});
   p.grad_y = input_of(grad_y);
   p.grad_x = grad_x.mutable_data_ptr();
   p.partial = partial.mutable_data_ptr();

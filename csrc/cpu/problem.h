@@ -31,16 +31,28 @@ struct DropConnect {
   double scale;        // what the others are multiplied by
 };
 
+// Narrow heads of light_conv that tasks take as one: a vector holds channels of several, and taps are vectors as well,
+// from a table in which row k is tap k of every channel.
+struct Joined {
+  int64_t count;      // heads to a joined one; 0: heads are not joined
+  int64_t num_heads;  // H
+  void* taps;         // (joined heads, K, columns): a column to a channel, zeros behind the last
+};
+
+constexpr int64_t kJoinedBytes = 512;  // of a row of such a table
+
 // Pointers that an operator has no use for are null. `weight`, `grad_weight` and `partial` are contiguous, in the
 // precision of the arithmetic: double for float64, else float.
 struct Problem {
   int64_t num_sentences;
   int64_t num_positions;
   int64_t num_channels;
-  int64_t num_heads;
+  int64_t num_heads;   // joined ones count as one
+  int64_t head_width;  // E, or that of joined heads; the last of them may have less
   int64_t kernel_size;
   int64_t padding_left;
   bool softmax;
+  Joined joined;
   DropConnect drop;
   Storage storage;         // of x, logits, y and their gradients
   const int64_t* lengths;  // (B,)
@@ -51,16 +63,33 @@ struct Problem {
   Input grad_y;        // from here on backward only
   void* grad_x;
   void* grad_logits;  // (B, T, H·K)
-  void* partial;      // light_conv: (num_tasks, K), each task's share of the gradient by its head's taps
+  void* partial;      // light_conv: (num_shares, H, K), each task's share of the gradient by its heads' taps
   void* grad_weight;  // light_conv: (H, K)
 };
 
-// A task is one head of one chunk of positions of one sentence. Where chunks begin depends on sizes alone, so results
-// do not depend on the number of threads.
+// A task is one head of one chunk of positions of one sentence; with joined heads, whose gradients by taps are large, of
+// several short sentences. Where chunks begin depends on sizes alone, so results do not depend on the number
+// of threads.
 constexpr int64_t kChunk = 128;
 
 static inline int64_t num_chunks(const Problem& p) { return (p.num_positions + kChunk - 1) / kChunk; }
-static inline int64_t num_tasks(const Problem& p) { return p.num_sentences * num_chunks(p) * p.num_heads; }
+
+// Sentences that a task takes one after another.
+static inline int64_t num_together(const Problem& p) {
+  const bool is_short = p.joined.count > 0 && p.num_positions > 0 && p.num_positions < kChunk;
+  return is_short ? kChunk / p.num_positions : 1;
+}
+
+// The tasks of a head.
+static inline int64_t num_shares(const Problem& p) {
+  return (p.num_sentences + num_together(p) - 1) / num_together(p) * num_chunks(p);
+}
+
+static inline int64_t num_heads_of_weight(const Problem& p) {
+  return p.joined.count ? p.joined.num_heads : p.num_heads;
+}
+
+static inline int64_t num_tasks(const Problem& p) { return num_shares(p) * p.num_heads; }
 
 // A decoding step: N new positions of W beam slots. A task is one head of one sentence. All tensors are contiguous.
 struct Step {
@@ -91,10 +120,12 @@ static inline size_t scratch_bytes_of_step(const Step& s) {
 }
 
 // The kernels compiled for one instruction set. `forward`, `backward` and `step` run the tasks begin … end - 1 with
-// `scratch_bytes` of scratch memory, aligned to 64 bytes; `finish_weight` sums the partial gradients of light_conv.
+// `scratch_bytes` of scratch memory, aligned to 64 bytes, and `join` makes the taps of joined heads begin … end - 1;
+// `finish_weight` sums the partial gradients of light_conv.
 struct Kernels {
   const char* name;
   size_t (*scratch_bytes)(const Problem&);
+  void (*join)(const Problem&, int64_t begin, int64_t end, void* scratch);
   void (*forward)(const Problem&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Problem&, int64_t begin, int64_t end, void* scratch);
   void (*finish_weight)(const Problem&);

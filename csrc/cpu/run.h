@@ -14,7 +14,7 @@ constexpr int64_t kShort = 16;  // positions: in shorter sentences there is noth
 
 // Channels that are packed together: 512 bytes, so that the rows of a group and its taps' reach fit a first-level cache.
 template <typename A>
-constexpr int64_t kBlock = 512 / sizeof(A);
+constexpr int64_t kBlock = kJoined<A>;  // a joined head is a block
 
 // Columns of the gradient by taps that are computed together: two rows of sums fill a vector.
 template <typename A>
@@ -30,7 +30,7 @@ inline Range clip(Range range, int64_t limit) {
   return {begin, most(least(range.end, limit), begin)};
 }
 
-// Tasks of one chunk: consecutive heads at positions begin … end - 1 of a sentence.
+// Tasks of one chunk: consecutive heads at positions begin … end - 1 of a sentence, perhaps of one after another.
 struct Run {
   int64_t first_task;
   int64_t num_heads;
@@ -44,10 +44,19 @@ struct Run {
   Run(const Problem& p, int64_t first, int64_t last) : first_task(first) {
     first_head = first % p.num_heads;
     num_heads = least(last - first, p.num_heads - first_head);
-    sentence = first / p.num_heads / num_chunks(p);
     begin = first / p.num_heads % num_chunks(p) * kChunk;
     end = least(begin + kChunk, p.num_positions);
+    move_to(p, first / p.num_heads / num_chunks(p) * num_together(p));
+  }
+
+  void move_to(const Problem& p, int64_t number) {
+    sentence = number;
     length = p.lengths ? most(least(p.lengths[sentence], p.num_positions), 0) : p.num_positions;
+  }
+
+  bool is_first_sentence(const Problem& p) const { return sentence % num_together(p) == 0; }
+  bool is_last_sentence(const Problem& p) const {
+    return sentence + 1 == p.num_sentences || (sentence + 1) % num_together(p) == 0;
   }
 
   Range group(int64_t first) const { return {first, least(first + kGroup, end)}; }
@@ -75,6 +84,7 @@ struct Block {
 // The blocks of a run.
 template <typename A>
 struct Blocks {
+  int64_t num_channels;
   int64_t head_width;
   int64_t per_head;
   int64_t first_head;
@@ -82,12 +92,13 @@ struct Blocks {
 
   Blocks(const Problem& p, const Run& run) : Blocks(p, run.first_head, run.num_heads) {}
   Blocks(const Problem& p, int64_t first_head, int64_t num_heads)
-      : head_width(p.num_channels / p.num_heads), per_head((head_width + kBlock<A> - 1) / kBlock<A>),
+      : num_channels(p.num_channels), head_width(p.head_width), per_head((head_width + kBlock<A> - 1) / kBlock<A>),
         first_head(first_head), count(num_heads * per_head) {}
 
   Block operator[](int64_t number) const {
     const int64_t head = per_head == 1 ? number : number / per_head, offset = (number - head * per_head) * kBlock<A>;
-    return {number, head, (first_head + head) * head_width + offset, least(kBlock<A>, head_width - offset)};
+    const int64_t first = (first_head + head) * head_width + offset;
+    return {number, head, first, least(least(kBlock<A>, head_width - offset), num_channels - first)};
   }
 };
 
@@ -106,9 +117,10 @@ struct Scratch {
   int64_t channel_pitch;  // of a packed row
   int64_t block;          // the rows of a block
   int64_t packed;         // those of all blocks
-  int64_t head;           // the taps of a head
+  int64_t head;           // the taps of a head; of joined heads what making their table takes
   int64_t taps;           // those of all heads
-  int64_t grad_size;      // a group's gradients by the taps of a head
+  int64_t grad_size;      // a group's gradients by the taps of a head, or a table, and columns before the first tap
+  int64_t grad_lead;      // these columns
   int64_t grad;           // the distance from head to head
   int64_t grads;          // those of all heads
 
@@ -121,9 +133,11 @@ struct Scratch {
     channel_pitch = (blocks[0].width + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
     block = apart<A>((num_rows + 2 * kColumns<A>) * channel_pitch, channel_pitch);
     packed = blocks.count * block;
-    head = apart<A>((num_rows + 2 * kRows) * tap_pitch, tap_pitch);
-    taps = p.num_heads * head;
-    grad_size = kLanes<A> + (kGroup + 1) * tap_pitch;
+    const bool is_joined = p.joined.count > 0;
+    head = is_joined ? p.joined.count * tap_pitch : apart<A>((num_rows + 2 * kRows) * tap_pitch, tap_pitch);
+    taps = is_joined ? head : p.num_heads * head;
+    grad_lead = is_joined ? kJoined<A> : kLanes<A>;
+    grad_size = grad_lead + (is_joined ? (p.kernel_size + kColumns<A>) * kJoined<A> : (kGroup + 1) * tap_pitch);
     grad = apart<A>(grad_size, tap_pitch);
     grads = p.num_heads * grad;
   }
@@ -193,7 +207,8 @@ void clear_around(const Strip<A>& strip, int64_t begin, int64_t end) {
   }
 }
 
-// The final taps of a run, a row to a position and head, or (pitch 0) one row to a head. kRows rows lie on either side.
+// The final taps of a run, a row to a position and head, or (pitch 0) one row to a head, or a table to joined heads.
+// kRows rows lie on either side.
 template <typename A>
 struct TapRows {
   A* rows;
@@ -203,18 +218,24 @@ struct TapRows {
   int64_t pitch;
   int64_t head;  // numbers from head to head
 
-  TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, Range range, bool is_backward)
+  TapRows(const Scratch<A>& sizes, A* scratch, const Problem& p, const Run& run, Range range, bool is_backward)
       : rows(scratch + kRows * sizes.tap_pitch), plain(is_backward && p.drop.is_on ? rows + sizes.taps : rows),
-        range(range), filled(range.begin), pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {}
+        range(range), filled(range.begin), pitch(p.weight && !p.drop.is_on ? 0 : sizes.tap_pitch), head(sizes.head) {
+    if (!p.joined.count) return;
+    head = p.kernel_size * kJoined<A>;
+    rows = static_cast<A*>(p.joined.taps) + run.first_head * head;
+  }
 
   int64_t offset(int64_t head_number, int64_t position) const {
     return head_number * head + (position - range.begin) * pitch;
   }
 };
 
-// Makes the one row to a head of light_conv without DropConnect, or else zeros of the rows around the others.
+// Makes the one row to a head of light_conv without DropConnect, or else zeros of the rows around the others. Tables of
+// joined heads are there.
 template <typename A>
 void start(const TapRows<A>& taps, const Problem& p, const Run& run) {
+  if (p.joined.count) return;
   for (int64_t head = 0; head < run.num_heads; ++head) {
     A* const row = taps.rows + head * taps.head;
     if (taps.pitch == 0) {

@@ -26,17 +26,25 @@ constexpr int kRows = 4;  // of y in a tile: as many as the registers hold
 constexpr int kRows = 2;
 #endif
 
-// Row r and column j of the band at hand are at[r · row + j · column].
+// Columns of the tables of joined heads.
 template <typename A>
+constexpr int64_t kJoined = kJoinedBytes / sizeof(A);
+
+// Row r and column j of the band at hand are at[r · row + j · column]: a tap for all channels, or, of joined heads, a row
+// of a table.
+template <typename A, bool IsJoined>
 struct Band {
   const A* at;
   int64_t row;
   int64_t column;
+
+  Band moved(int64_t num_columns) const { return {at + num_columns * column, row, column}; }
+  Band from_channel(int64_t channel) const { return {IsJoined ? at + channel : at, row, column}; }
 };
 
-// Adds column `j` of rows first … last - 1 of the band times a row of x, V vectors of it.
+// Adds a column of rows first … last - 1 of the band times a row of x, V vectors of it.
 template <int V, int R, typename A>
-[[gnu::always_inline]] inline void add_column(const A* x, Band<A> band, int first, int last, Vec<A> (&y)[R][V]) {
+[[gnu::always_inline]] inline void add_column(const A* x, Band<A, false> band, int first, int last, Vec<A> (&y)[R][V]) {
   A taps[R];
 #pragma GCC unroll 4
   for (int r = first; r < last; ++r) taps[r] = band.at[r * band.row];
@@ -49,6 +57,54 @@ template <int V, int R, typename A>
   }
 }
 
+template <int V, int R, typename A>
+[[gnu::always_inline]] inline void add_column(const A* x, Band<A, true> band, int first, int last, Vec<A> (&y)[R][V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    Vec<A> vector = load(x + v * kLanes<A>);
+    keep_in_register(vector);
+#pragma GCC unroll 4
+    for (int r = first; r < last; ++r) y[r][v] += load(band.at + r * band.row + v * kLanes<A>) * vector;
+  }
+}
+
+// Adds `count` columns of all rows of the band times rows of x.
+template <int V, int R, typename A>
+[[gnu::always_inline]] inline void add_columns(
+    const A* x, int64_t pitch, Band<A, false> band, int64_t count, Vec<A> (&y)[R][V]) {
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < count; ++j, x += pitch, band.at += band.column) add_column(x, band, 0, R, y);
+}
+
+// Row r has the taps that row 0 had r columns before, so of R columns at a time each is loaded once.
+template <int V, int R, typename A>
+[[gnu::always_inline]] inline void add_columns(
+    const A* x, int64_t pitch, Band<A, true> band, int64_t count, Vec<A> (&y)[R][V]) {
+  if (count >= R) {
+    Vec<A> taps[R][V];  // those of row 0 in columns j with j % R = 0 … R - 1
+#pragma GCC unroll 4
+    for (int r = 1; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) taps[R - r][v] = load(band.at + r * band.row + v * kLanes<A>);
+    }
+    for (; count >= R; count -= R) {
+#pragma GCC unroll 4
+      for (int j = 0; j < R; ++j, x += pitch, band.at += band.column) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          taps[j][v] = load(band.at + v * kLanes<A>);
+          Vec<A> vector = load(x + v * kLanes<A>);
+          keep_in_register(taps[j][v]);
+          keep_in_register(vector);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) y[r][v] += taps[(j + R - r) % R][v] * vector;
+        }
+      }
+    }
+  }
+  for (; count > 0; --count, x += pitch, band.at += band.column) add_column(x, band, 0, R, y);
+}
+
 // Columns of a tile that exist.
 struct Columns {
   int64_t begin;
@@ -56,9 +112,9 @@ struct Columns {
 };
 
 // y[r] = Σ_j band[r, j] · x[j] for R rows of V vectors; rows of x are `pitch` apart. R - 1 <= K.
-template <int V, int R, typename A>
+template <int V, int R, typename A, bool IsJoined>
 [[gnu::always_inline]] inline void multiply(
-    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, Vec<A> (&y)[R][V]) {
+    const A* x, int64_t pitch, Band<A, IsJoined> band, int64_t kernel_size, Columns columns, Vec<A> (&y)[R][V]) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -66,18 +122,15 @@ template <int V, int R, typename A>
   }
   if (columns.begin < R - 1 && columns.end > 0) {
 #pragma GCC unroll 4
-    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, {band.at + j * band.column, band.row, 0}, 0, j + 1, y);
+    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, band.moved(j), 0, j + 1, y);
   }
   const int64_t begin = most(columns.begin, R - 1), end = least(columns.end, kernel_size);
-  const A* row = x + begin * pitch;
-  Band<A> rest = {band.at + begin * band.column, band.row, 0};
-#pragma GCC unroll 2
-  for (int64_t j = begin; j < end; ++j, row += pitch, rest.at += band.column) add_column(row, rest, 0, R, y);
+  add_columns(x + begin * pitch, pitch, band.moved(begin), end - begin, y);
   if (columns.end > kernel_size && columns.begin < kernel_size + R - 1) {
     x += kernel_size * pitch;
-    band.at += kernel_size * band.column;
+    band = band.moved(kernel_size);
 #pragma GCC unroll 4
-    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, {band.at + j * band.column, band.row, 0}, j + 1, R, y);
+    for (int j = 0; j < R - 1; ++j) add_column(x + j * pitch, band.moved(j), j + 1, R, y);
   }
 }
 
@@ -113,38 +166,40 @@ template <int R, int V, typename A, typename S>
   }
 }
 
-template <int R, int V, typename A, typename S>
-[[gnu::always_inline]] inline void multiply_vectors(
-    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, int64_t first, const Output<S>& y) {
+template <int R, int V, typename A, bool IsJoined, typename S>
+[[gnu::always_inline]] inline void multiply_vectors(const A* x, int64_t pitch, Band<A, IsJoined> band,
+                                                    int64_t kernel_size, Columns columns, int64_t first,
+                                                    const Output<S>& y) {
   Vec<A> sums[R][V];
-  multiply(x + first * kLanes<A>, pitch, band, kernel_size, columns, sums);
+  multiply(x + first * kLanes<A>, pitch, band.from_channel(first * kLanes<A>), kernel_size, columns, sums);
   write<R, V, A>(y, first, sums);
 }
 
-// A tile: R rows of all vectors of a block, four, two or one at a time.
-template <int R, typename A, typename S>
+// A tile: R rows of all vectors of a block, four, two or one at a time. With AVX-512 taps of joined heads take the registers
+// of the other two.
+template <int R, typename A, bool IsJoined, typename S>
 [[gnu::always_inline]] inline void multiply_block(
-    const A* x, int64_t pitch, Band<A> band, int64_t kernel_size, Columns columns, const Output<S>& y) {
+    const A* x, int64_t pitch, Band<A, IsJoined> band, int64_t kernel_size, Columns columns, const Output<S>& y) {
   const int64_t num_vectors = pitch / kLanes<A>;
+  constexpr int V = IsJoined && kRows == 4 ? 2 : 4;
   int64_t v = 0;
-  for (; v + 4 <= num_vectors; v += 4) multiply_vectors<R, 4>(x, pitch, band, kernel_size, columns, v, y);
-  if (v + 2 <= num_vectors) {
+  for (; v + V <= num_vectors; v += V) multiply_vectors<R, V>(x, pitch, band, kernel_size, columns, v, y);
+  if (V == 4 && v + 2 <= num_vectors) {
     multiply_vectors<R, 2>(x, pitch, band, kernel_size, columns, v, y);
     v += 2;
   }
   if (v < num_vectors) multiply_vectors<R, 1>(x, pitch, band, kernel_size, columns, v, y);
 }
 
-// Adds Σ grad_y[r] · x[q], summed over pairs of rows and over channels, to first[q] (r = 0) and second[q] (r = 1), for
-// two rows of grad_y and Q of x.
+// Sums up grad_y[r] · x[q] over pairs of rows and over the vectors of `width` channels, in sums[r · Q + q], for two rows
+// of grad_y and Q of x.
 template <int Q, typename A>
-[[gnu::always_inline]] inline void correlate(
-    const A* grad_y, const A* x, int64_t pitch, int64_t num_pairs, A* first, A* second) {
-  Vec<A> sums[2 * Q];
+[[gnu::always_inline]] inline void sum_products(
+    const A* grad_y, const A* x, int64_t pitch, int64_t width, int64_t num_pairs, Vec<A> (&sums)[2 * Q]) {
 #pragma GCC unroll 16
   for (int i = 0; i < 2 * Q; ++i) sums[i] = Vec<A>{};
   for (int64_t pair = 0; pair < num_pairs; ++pair, grad_y += 2 * pitch, x += 2 * pitch) {
-    for (int64_t c = 0; c < pitch; c += kLanes<A>) {
+    for (int64_t c = 0; c < width; c += kLanes<A>) {
       const Vec<A> one = load(grad_y + c), other = load(grad_y + pitch + c);
 #pragma GCC unroll 8
       for (int q = 0; q < Q; ++q) {
@@ -155,7 +210,33 @@ template <int Q, typename A>
       }
     }
   }
+}
+
+// Adds these sums, over all channels, to first[q] (r = 0) and second[q] (r = 1).
+template <int Q, typename A>
+[[gnu::always_inline]] inline void correlate(
+    const A* grad_y, const A* x, int64_t pitch, int64_t num_pairs, A* first, A* second) {
+  Vec<A> sums[2 * Q];
+  sum_products<Q>(grad_y, x, pitch, pitch, num_pairs, sums);
   add_sums(sums, first, second);
+}
+
+// Adds them, channel by channel, to rows 0 … Q - 1 (r = 0) and -1 … Q - 2 (r = 1) of a table.
+template <int Q, typename A>
+[[gnu::always_inline]] inline void correlate_joined(
+    const A* grad_y, const A* x, int64_t pitch, int64_t num_pairs, A* table) {
+  for (int64_t c = 0; c < pitch; c += kLanes<A>) {
+    Vec<A> sums[2 * Q];
+    sum_products<Q>(grad_y + c, x + c, pitch, kLanes<A>, num_pairs, sums);
+#pragma GCC unroll 5
+    for (int q = -1; q < Q; ++q) {
+      A* const at = table + q * kJoined<A> + c;
+      Vec<A> sum = load(at);
+      if (q >= 0) sum += sums[q];
+      if (q < Q - 1) sum += sums[Q + q + 1];
+      store(at, sum);
+    }
+  }
 }
 
 }  // namespace

@@ -53,27 +53,30 @@ def half_of_it(tensor: Tensor) -> Tensor:
 LAYOUTS: list[Callable[[Tensor], Tensor]] = [leave, time_first, scattered, half_of_it]
 
 
-def all_results(operators: Any, x: Tensor, logits: Tensor, weight: Tensor, grad_y: Tensor, **options: Any) -> Options:
-    """Return y and the gradients of both operators by name, as `operators` (torch's, or the reference) compute them."""
+def light_results(operators: Any, x: Tensor, _: Tensor, weight: Tensor, grad_y: Tensor, **options: Any) -> Options:
+    """Return y and the gradients of light_conv by name, as `operators` (torch's, or the reference) compute them."""
     inputs = options.pop("seed"), options.pop("lengths")
-    wide = {"kernel_size": weight.shape[1], **options}
-    results = {"light y": operators.light_conv(x, weight, *inputs, **options)}
-    results["dynamic y"] = operators.dynamic_conv(x, logits, *inputs, **wide)
-    names = ("light grad_x", "grad_weight", "dynamic grad_x", "grad_logits")
-    gradients = (
-        *operators.light_conv_backward(grad_y, x, weight, *inputs, **options),
-        *operators.dynamic_conv_backward(grad_y, x, logits, *inputs, **wide),
-    )
-    return {**results, **dict(zip(names, gradients, strict=True))}
+    y = operators.light_conv(x, weight, *inputs, **options)
+    grad_x, grad_weight = operators.light_conv_backward(grad_y, x, weight, *inputs, **options)
+    return {"light y": y, "light grad_x": grad_x, "grad_weight": grad_weight}
 
 
-def compare(tensors: tuple[Tensor, ...], options: Options) -> None:
-    """Compare all results with the reference's, in dtype and layout too; errors are relative to the largest number.
+def all_results(operators: Any, x: Tensor, logits: Tensor, weight: Tensor, grad_y: Tensor, **options: Any) -> Options:
+    """Return those of both operators."""
+    results = light_results(operators, x, logits, weight, grad_y, **options)
+    inputs, options["kernel_size"] = (options.pop("seed"), options.pop("lengths")), weight.shape[1]
+    y = operators.dynamic_conv(x, logits, *inputs, **options)
+    grad_x, grad_logits = operators.dynamic_conv_backward(grad_y, x, logits, *inputs, **options)
+    return {**results, "dynamic y": y, "dynamic grad_x": grad_x, "grad_logits": grad_logits}
+
+
+def compare(tensors: tuple[Tensor, ...], options: Options, results: Callable[..., Options] = all_results) -> None:
+    """Compare all `results` with the reference's, in dtype and layout too; errors are relative to the largest number.
 
     The gradient by light_conv's weight is a difference of sums over all positions and channels of a head, and keeps
     what these were rounded by, however small it is itself.
     """
-    found, expected = (all_results(operators, *tensors, **options) for operators in (OPERATORS, reference))
+    found, expected = (results(operators, *tensors, **options) for operators in (OPERATORS, reference))
     tolerance = TOLERANCES[tensors[0].dtype]
     x, _, weight, _ = tensors
     rounding = 2e-7 * (x.numel() / len(weight)) ** 0.5 if x.dtype is not torch.float64 else 0.0
@@ -144,6 +147,33 @@ def test_agree_beyond_a_chunk(num_positions: int, kernel_size: int, width: int, 
         compare((x, logits, weight.float(), grad_y), {**options, "padding_left": padding_left})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [1, 3, 8, 16, 17])
+def test_agree_with_narrow_heads(width: int, dtype: torch.dtype) -> None:
+    """Heads of up to 16 channels are joined, 128 channels at a time; the last joined one is narrower.
+
+    Sentences of up to 64 positions share tasks, as many as fit; the last of these have fewer.
+    """
+    kernel_sizes, shapes = (1, 2, 3, 8, 31), ((7, 2), (19, 16), (3, 45), (2, 150))
+    layouts = itertools.cycle(LAYOUTS)
+    for (row, kernel_size), (column, shape) in itertools.product(enumerate(kernel_sizes), enumerate(shapes)):
+        num_heads = (1, 150 // width, 128 // width, 2 * (128 // width) + 1)[(row + column) % 4]
+        x, logits, weight, grad_y = random_inputs((*shape, num_heads * width), num_heads, kernel_size, dtype)
+        lengths = shape[1] - torch.arange(shape[0]) * 7 % (shape[1] + 1)
+        weight = weight.float() if dtype.itemsize == 2 and row % 2 else weight
+        cases = (
+            (kernel_size - 1, lengths, 0.0),
+            (kernel_size // 2, None, 0.0),
+            (kernel_size + 1 if row % 2 else -2, lengths, 0.0),
+            (kernel_size // 2, lengths, 0.2),
+        )
+        for padding_left, ends, dropout in cases:
+            options: Options = {"padding_left": padding_left, "softmax": (row + column) % 3 > 0, "dropout": dropout}
+            options |= {"lengths": ends, "seed": torch.tensor([row]) if dropout else None}
+            lay_out = next(layouts)
+            compare((lay_out(x), logits, weight, lay_out(grad_y)), options, light_results)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_agree_on_every_half(dtype: torch.dtype) -> None:
     """Every number of 16 bits times 1, and times what has to be rounded, to infinity too: to the nearest."""
@@ -174,9 +204,12 @@ def test_every_nan_among_the_logits_is_seen(bits: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])  # light_conv has a way of its own without
-def test_threads_change_nothing(dropout: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("shape", "num_heads"), [((5, 300, 64), 4), ((3, 150, 160), 160), ((40, 30, 150), 75)])
+def test_threads_change_nothing(
+    shape: tuple[int, int, int], num_heads: int, dropout: float, dtype: torch.dtype
+) -> None:
     """Results are the same to the last bit."""
-    tensors = random_inputs((5, 300, 64), 4, 15, dtype)
+    tensors = random_inputs(shape, num_heads, 15, dtype)
     seed = torch.tensor([1]) if dropout else None
     options: Options = {"padding_left": 7, "softmax": True, "dropout": dropout, "seed": seed, "lengths": None}
     expected = all_results(OPERATORS, *tensors, **options)

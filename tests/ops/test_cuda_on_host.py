@@ -36,7 +36,8 @@ def test_agree_whatever_the_order_of_threads(library: Path, order: str, root: Pa
         environment["DYNCONV_MT_REVERSED"] = "1"
     files = [f"tests/ops/{name}.py" for name in ("test_compiled", "test_decoding", "cuda_cases")]
     plugins = ["-p", "ops.cuda_on_host", "-p", "no:cacheprovider"]
-    chosen = ["-k", "not lesser and not numbers"]  # on a GPU nobody looks what slots hold
+    # on a GPU nobody looks what slots hold; the number of the CPU's threads is not that of the kernels
+    chosen = ["-k", "not lesser and not numbers and not threads_change"]
     command = [sys.executable, "-m", "pytest", *plugins, *files, *chosen]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
