@@ -30,8 +30,8 @@ constexpr int kRows = 2;
 template <typename A>
 constexpr int64_t kJoined = kJoinedBytes / sizeof(A);
 
-// Row r and column j of the band at hand are at[r · row + j · column]: a tap for all channels, or, of joined heads, a row
-// of a table.
+// Row r and column j of the band at hand are at[r · row + j · column]: a tap for all channels, or, of joined heads, a
+// row of a table.
 template <typename A, bool IsJoined>
 struct Band {
   const A* at;
@@ -175,8 +175,8 @@ template <int R, int V, typename A, bool IsJoined, typename S>
   write<R, V, A>(y, first, sums);
 }
 
-// A tile: R rows of all vectors of a block, four, two or one at a time. With AVX-512 taps of joined heads take the registers
-// of the other two.
+// A tile: R rows of all vectors of a block, four, two or one at a time. With AVX-512 taps of joined heads take the
+// registers of the other two.
 template <int R, typename A, bool IsJoined, typename S>
 [[gnu::always_inline]] inline void multiply_block(
     const A* x, int64_t pitch, Band<A, IsJoined> band, int64_t kernel_size, Columns columns, const Output<S>& y) {
