@@ -25,6 +25,9 @@ from typing import Any
 
 START = time.time()  # of the child, before torch is imported
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from scripts.bench_report import commit, cpu_name  # noqa: E402
+
 IWSLT_PAIRS, BIG_PAIRS, VOCAB = 160_000, 4_500_000, 10_000
 PRESET = "dynamicconv_iwslt_de_en"
 
@@ -200,7 +203,7 @@ def describe() -> list[str]:
         "# Checkpoints: what a save and a resume cost",
         "",
         f"{time.strftime('%Y-%m-%d')}. {cpu_name()}, one thread, Python {platform.python_version()}, torch "
-        f"{torch.__version__}; load average {os.getloadavg()[0]:.1f}. Generated data.",
+        f"{torch.__version__}, commit {commit()}; load average {os.getloadavg()[0]:.1f}. Generated data.",
         "",
         "```",
         "python scripts/bench_checkpoint.py",
@@ -247,14 +250,6 @@ def num_pairs(store: Path) -> str:
     from dynconv_mt.data.store import TokenStore
 
     return f"{len(TokenStore.open(store)):,} pairs"
-
-
-def cpu_name() -> str:
-    """Return the name of the processor where the system tells."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 def main() -> None:

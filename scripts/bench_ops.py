@@ -19,8 +19,6 @@ import datetime
 import platform
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -57,6 +55,7 @@ from scripts.bench_peers import (  # noqa: E402
     depthwise,
     fairseq,
 )
+from scripts.bench_report import Report, commit, cpu_name  # noqa: E402
 
 Pair = tuple[float, float]  # milliseconds of forward, of forward and backward
 GPU_PAUSE = 2_000_000  # cycles, about a millisecond: for that long a GPU waits, and the CPU asks for what is measured
@@ -80,12 +79,12 @@ def cases(device: str) -> Iterator[Case]:
                 yield Case(operator, 128, 512, 1024, 16, 31, dtype, is_causal=True, device=device)
 
 
-def growing(device: str) -> Iterator[Case]:
+def growing(device: str) -> Iterator[list[Case]]:
     """Yield the same number of positions as fewer and longer sentences, at the base and the big size."""
     total, dtype = (8192, torch.float32) if device == "cpu" else (65536, torch.bfloat16)
     for channels, heads in ((512, 8), (1024, 16)):
-        for positions in (32, 64, 256, 1024, 4096, 8192):
-            yield Case("dynamic", total // positions, positions, channels, heads, 31, dtype, device=device)
+        lengths = (32, 64, 256, 1024, 4096, 8192)
+        yield [Case("dynamic", total // t, t, channels, heads, 31, dtype, device=device) for t in lengths]
 
 
 def milliseconds(run: Run, device: str) -> float:
@@ -210,12 +209,18 @@ def shape_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
 GROWTH = ["case", "ours, ms", "ns a position", "× SDPA"]
 
 
-def growth_rows(case: Case, options: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the row of a length."""
-    pairs = convolutions(case, False)
-    found, _ = measure(case, {"ours": pairs["ours"], "SDPA": attention(case)}, {}, options.seconds)
-    nanoseconds = "{:.0f} / {:.0f}".format(*(1e6 * t / (case.sentences * case.positions) for t in found["ours"]))
-    yield [str(case), times(found["ours"]), nanoseconds, f"{factors(found, 'SDPA')} ({attention_backend(case)})"]
+def growth_rows(cases: list[Case], options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield a row for each length of a size; all lengths take turns, since they are compared with one another."""
+    pairs: Pairs = {}
+    for case in cases:
+        pairs |= {f"ours {case}": convolutions(case, False)["ours"], f"SDPA {case}": attention(case)}
+    found, _ = measure(cases[0], pairs, {}, options.seconds * len(cases))
+    for case in cases:
+        times_of = {name: found[f"{name} {case}"] for name in ("ours", "SDPA")}
+        num_positions = case.sentences * case.positions
+        nanoseconds = "{:.0f} / {:.0f}".format(*(1e6 * t / num_positions for t in times_of["ours"]))
+        beside = f"{factors(times_of, 'SDPA')} ({attention_backend(case)})"
+        yield [str(case), times(times_of["ours"]), nanoseconds, beside]
 
 
 STEPS = ["decoding step, beam 5, C=512, K=31, with reordering", "ours, µs", "× reference"]
@@ -299,20 +304,7 @@ def instruction_set() -> str:
 
 def machine(device: str) -> str:
     """Return the name of what was measured."""
-    if device != "cpu":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0]}, {len(models)} cores" if models else platform.processor()
-
-
-def commit() -> str:
-    """Return the commit that is checked out, and whether files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    if shutil.which("git") is None:
-        return "unknown"
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return cpu_name() if device == "cpu" else torch.cuda.get_device_name()
 
 
 def describe(device: str) -> list[str]:
@@ -330,27 +322,6 @@ def describe(device: str) -> list[str]:
         "",
         *" ".join((__doc__ or "").split("Times are")[1].split()).join(("Times are ", "")).splitlines(),
     ]
-
-
-class Report:
-    """Markdown that is printed, and written to a file if there is one, as it grows: a run may be cut short."""
-
-    def __init__(self, out: Path | None) -> None:
-        self.lines: list[str] = []
-        self.out = out
-
-    def add(self, *lines: str) -> None:
-        """Add lines."""
-        self.lines += lines
-        print("\n".join(lines), flush=True)
-        if self.out:
-            self.out.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
-
-    def table(self, title: str, header: list[str], rows: Iterator[list[str]]) -> None:
-        """Add a table as its rows come."""
-        self.add("", f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|")
-        for row in rows:
-            self.add(f"| {' | '.join(row)} |")
 
 
 def parse_options() -> argparse.Namespace:
@@ -382,7 +353,7 @@ def main() -> int:
     chosen = [case for case in cases(device) if options.only in str(case)]
     report.table("Shapes of the models", SHAPES, (row for case in chosen for row in shape_rows(case, options)))
     if not options.only:
-        growth = (row for case in growing(device) for row in growth_rows(case, options))
+        growth = (row for sizes in growing(device) for row in growth_rows(sizes, options))
         report.table("Growing length, the same number of positions", GROWTH, growth)
         report.table("Decoding", STEPS, step_rows(device, options))
         report.table("Training", TRAINING, training_rows(device, options))
