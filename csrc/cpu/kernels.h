@@ -3,7 +3,7 @@
 // Strides, half precision, odd widths and lengths are dealt with where rows are packed; all else works on packed rows.
 #pragma once
 
-#include "run.h"
+#include "dropped.h"
 
 namespace dynconv_mt::cpu {
 namespace {
@@ -56,19 +56,6 @@ void multiply_group(const Strip<A>& x, const Block& block, const Bands<A, IsJoin
                     int64_t kernel_size, Output<S> y) {
   if (kernel_size >= kRows - 1) return multiply_group<kRows, K>(x, block, bands, group, kernel_size, y);
   multiply_group<2, K>(x, block, bands, group, kernel_size, y);
-}
-
-template <typename S>
-Output<S> output_at(void* data, const Problem& p, const Run& run, const Block& block, int64_t position) {
-  S* at = static_cast<S*>(data) + (run.sentence * p.num_positions + position) * p.num_channels + block.first;
-  return {at, p.num_channels, 0, block.width};
-}
-
-template <typename S>
-void clear_rows(const Output<S>& y, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t c = 0; c < y.width; ++c) y.at[i * y.pitch + c] = S{};
-  }
 }
 
 template <int K, bool IsJoined, typename S, typename A>
@@ -137,26 +124,6 @@ void write_grad_logits(const Problem& p, const Run& run, const Scratch<A>& sizes
   }
 }
 
-// Writes the shares of a run's tasks of the gradient by the taps of joined heads: tables, summed over the channels of
-// each head.
-template <typename A>
-void write_shares(const Problem& p, const Run& run, const Scratch<A>& sizes, const A* tables) {
-  const int64_t width = p.head_width / p.joined.count, size = p.joined.num_heads * p.kernel_size;
-  A* const shares = static_cast<A*>(p.partial) + run.first_task / p.num_heads * size;
-  for (int64_t joined = 0; joined < run.num_heads; ++joined, tables += sizes.grad) {
-    const int64_t first = (run.first_head + joined) * p.joined.count;
-    const int64_t count = least(p.joined.count, p.joined.num_heads - first);
-    for (int64_t head = 0; head < count; ++head) {
-      A* const share = shares + (first + head) * p.kernel_size;
-      for (int64_t k = 0; k < p.kernel_size; ++k) {
-        A sum = A(0);
-        for (int64_t c = 0; c < width; ++c) sum += tables[k * kJoined<A> + head * width + c];
-        share[k] = sum;
-      }
-    }
-  }
-}
-
 // From a group's gradients by final taps to gradients by logits, or to the task's share of those by light_conv's taps.
 template <typename A>
 void finish_grads(const Problem& p, const Run& run, int64_t head, Range group, const TapRows<A>& taps, A* grads) {
@@ -189,6 +156,7 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
   TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run, run.outputs(p), true);
   A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + sizes.grad_lead;
   start(taps, p, run);
+  if constexpr (IsJoined) start_tables(p, run, sizes, grads);
   const int64_t last_columns = (p.kernel_size + Q) / Q * Q;  // K + 1 columns, Q at a time
   clear_around(x, run.begin - p.padding_left, run.end + 1 - p.padding_left + last_columns);
   clear_around(grad_y, grad_y.range.begin - (kRows - 1), grad_y.range.end + kRows - 1);
@@ -197,10 +165,8 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
     fill<S>(x, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
     fill<S>(grad_y, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
     fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
-    if (!IsJoined || (begin == run.begin && run.is_first_sentence(p))) {  // a table is a whole task's
-      for (int64_t head = 0; head < run.num_heads; ++head) {
-        clear(grads + head * sizes.grad - sizes.grad_lead, sizes.grad_size);
-      }
+    for (int64_t head = 0; !IsJoined && head < run.num_heads; ++head) {  // tables are whole tasks'
+      clear(grads + head * sizes.grad - sizes.grad_lead, sizes.grad_size);
     }
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Block block = x.blocks[b];
@@ -216,9 +182,7 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
     }
     if (!p.weight) write_grad_logits<S>(p, run, sizes, group, grads);
   }
-  if constexpr (IsJoined) {
-    if (run.is_last_sentence(p)) write_shares(p, run, sizes, grads);
-  }
+  if constexpr (IsJoined) finish_tables(p, run, sizes, grads);
 }
 
 template <typename A>
@@ -230,6 +194,7 @@ constexpr Work<A> kWork = IsBackward ? backward_run<K, IsJoined, S, A> : forward
 template <bool IsBackward, typename S, typename A>
 Work<A> work_for(const Problem& p) {
   if constexpr (sizeof(A) == sizeof(float)) {  // see join
+    if (p.joined.count && p.drop.is_on) return IsBackward ? backward_dropped<S> : forward_dropped<S>;
     if (p.joined.count) return kWork<IsBackward, 0, true, S, A>;
   }
   switch (p.kernel_size) {
@@ -267,29 +232,6 @@ void run_tasks(const Problem& p, int64_t begin, int64_t end, void* scratch) {
 
 void forward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<false>(p, begin, end, scratch); }
 void backward(const Problem& p, int64_t begin, int64_t end, void* scratch) { run_tasks<true>(p, begin, end, scratch); }
-
-// Makes the tables of joined heads begin … end - 1. The taps of a head are made in scratch memory, a row of its own.
-void join(const Problem& p, int64_t begin, int64_t end, void* scratch) {
-  using A = float;  // heads are not joined in float64
-  const Joined& joined = p.joined;
-  const int64_t pitch = pitch_of<A>(p.kernel_size), width = p.head_width / joined.count;
-  const A* const weight = static_cast<const A*>(p.weight);
-  A *const rows = static_cast<A*>(scratch), *table = static_cast<A*>(joined.taps) + begin * p.kernel_size * kJoined<A>;
-  for (int64_t head = begin; head < end; ++head) {
-    const int64_t first = head * joined.count, count = least(joined.count, joined.num_heads - first);
-    for (int64_t h = 0; h < count; ++h) {
-      copy_row(rows + h * pitch, weight + (first + h) * p.kernel_size, p.kernel_size, pitch, fill_of<A>(p.softmax),
-               nullptr);
-    }
-    if (p.softmax) softmax_rows(rows, count, pitch);
-    for (int64_t k = 0; k < p.kernel_size; ++k, table += kJoined<A>) {
-      clear(table, kJoined<A>);
-      for (int64_t h = 0; h < count; ++h) {
-        for (int64_t c = 0; c < width; ++c) table[h * width + c] = rows[h * pitch + k];
-      }
-    }
-  }
-}
 
 // Sums the tasks' shares of N numbers of the gradient, in double precision and always in the same order.
 template <int N, typename A>

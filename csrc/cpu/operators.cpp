@@ -46,13 +46,13 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, int6
   return p;
 }
 
-// Lets tasks of light_conv take narrow heads together, and returns the memory of their taps. With DropConnect, whose
-// taps differ from position to position, heads stay as they are; so they do in float64, where nobody is in a hurry.
+// Lets tasks of light_conv take narrow heads together, and returns the memory of their taps. In float64, where nobody is
+// in a hurry, heads stay as they are.
 Tensor join_heads(Problem& p, const Tensor& weight) {
-  constexpr int64_t kNarrow = 16;  // channels
+  const int64_t narrow = p.drop.is_on ? 8 : 16;  // channels; with DropConnect each of them draws its head's taps anew
   const int64_t columns = kJoinedBytes / static_cast<int64_t>(weight.element_size()), num_heads = p.num_heads;
-  const bool is_narrow = p.num_heads > 1 && p.head_width > 0 && p.head_width <= kNarrow;
-  if (!is_narrow || p.drop.is_on || p.storage == Storage::kFloat64) return torch::stable::new_empty(weight, {0});
+  const bool is_narrow = p.num_heads > 1 && p.head_width > 0 && p.head_width <= narrow;
+  if (!is_narrow || p.storage == Storage::kFloat64) return torch::stable::new_empty(weight, {0});
   p.joined = {columns / p.head_width, num_heads, nullptr};
   p.num_heads = (num_heads + p.joined.count - 1) / p.joined.count;
   p.head_width *= p.joined.count;

@@ -117,12 +117,13 @@ struct Scratch {
   int64_t channel_pitch;  // of a packed row
   int64_t block;          // the rows of a block
   int64_t packed;         // those of all blocks
-  int64_t head;           // the taps of a head; of joined heads what making their table takes
+  int64_t head;           // the taps of a head; of joined heads the states of DropConnect
   int64_t taps;           // those of all heads
   int64_t grad_size;      // a group's gradients by the taps of a head, or a table, and columns before the first tap
   int64_t grad_lead;      // these columns
   int64_t grad;           // the distance from head to head
   int64_t grads;          // those of all heads
+  int64_t joined;         // the taps of heads to be joined, while their table is made
 
   explicit Scratch(const Problem& p) {
     const int64_t left = p.padding_left, right = p.kernel_size - 1 - left;
@@ -134,15 +135,17 @@ struct Scratch {
     block = apart<A>((num_rows + 2 * kColumns<A>) * channel_pitch, channel_pitch);
     packed = blocks.count * block;
     const bool is_joined = p.joined.count > 0;
-    head = is_joined ? p.joined.count * tap_pitch : apart<A>((num_rows + 2 * kRows) * tap_pitch, tap_pitch);
-    taps = is_joined ? head : p.num_heads * head;
+    const int64_t row = is_joined ? kJoined<A> : tap_pitch;
+    head = apart<A>((num_rows + 2 * kRows) * row, row);
+    taps = p.num_heads * head;
     grad_lead = is_joined ? kJoined<A> : kLanes<A>;
     grad_size = grad_lead + (is_joined ? (p.kernel_size + kColumns<A>) * kJoined<A> : (kGroup + 1) * tap_pitch);
     grad = apart<A>(grad_size, tap_pitch);
     grads = p.num_heads * grad;
+    joined = p.joined.count * tap_pitch;
   }
   // x, grad_y; taps, taps before DropConnect; gradients by taps
-  size_t bytes() const { return static_cast<size_t>(2 * packed + 2 * taps + grads) * sizeof(A); }
+  size_t bytes() const { return static_cast<size_t>(most(2 * packed + 2 * taps + grads, joined)) * sizeof(A); }
 };
 
 // Packed rows of x or grad_y: float whatever the storage, the channels of a block side by side. Those of positions
@@ -265,6 +268,19 @@ void fill(TapRows<A>& taps, const Problem& p, const Run& run, int64_t until) {
     }
   }
   taps.filled += count;
+}
+
+template <typename S>
+Output<S> output_at(void* data, const Problem& p, const Run& run, const Block& block, int64_t position) {
+  S* at = static_cast<S*>(data) + (run.sentence * p.num_positions + position) * p.num_channels + block.first;
+  return {at, p.num_channels, 0, block.width};
+}
+
+template <typename S>
+void clear_rows(const Output<S>& y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < y.width; ++c) y.at[i * y.pitch + c] = S{};
+  }
 }
 
 }  // namespace

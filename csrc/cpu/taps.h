@@ -95,6 +95,21 @@ inline Word mix(Word v) {
 
 constexpr uint32_t kGolden = 0x9E3779B9u;
 
+// What the seed makes of a state.
+inline uint32_t seeded_state(const DropConnect& drop) {
+  return mix(mix(kGolden ^ static_cast<uint32_t>(drop.seed)) ^ static_cast<uint32_t>(drop.seed >> 32));
+}
+
+// The states of consecutive rows of taps. Their low halves may overflow once.
+inline void row_states(uint32_t seeded, uint64_t first, int64_t count, uint32_t* states) {
+  const uint32_t low = static_cast<uint32_t>(first), high = static_cast<uint32_t>(first >> 32);
+  const uint32_t here = mix(seeded ^ high), next = mix(seeded ^ (high + 1u));
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t row = low + static_cast<uint32_t>(i);
+    states[i] = mix((row < low ? next : here) ^ row);
+  }
+}
+
 // Multiplies a row by DropConnect's factors; the product may take its place.
 inline void drop_row(const DropConnect& drop, const float* row, float* product, int64_t pitch, uint32_t state) {
   FloatBits step;
@@ -118,11 +133,11 @@ inline void drop_row(const DropConnect& drop, const double* row, double* product
 template <typename A>
 void drop_rows(const Problem& p, int64_t sentence, int64_t head, int64_t first, int64_t count, const A* rows,
                A* products, int64_t pitch) {
-  const uint32_t low = static_cast<uint32_t>(p.drop.seed), high = static_cast<uint32_t>(p.drop.seed >> 32);
-  const uint32_t seeded = mix(mix(kGolden ^ low) ^ high);
+  const uint32_t seeded = seeded_state(p.drop);
   for (int64_t i = 0; i < count; ++i) {
-    const uint64_t number = (sentence * p.num_positions + first + i) * p.num_heads + head;
-    const uint32_t state = mix(mix(seeded ^ static_cast<uint32_t>(number >> 32)) ^ static_cast<uint32_t>(number));
+    const uint64_t row = (sentence * p.num_positions + first + i) * p.num_heads + head;
+    uint32_t state;
+    row_states(seeded, row, 1, &state);
     drop_row(p.drop, rows + i * pitch, products + i * pitch, pitch, state);
   }
 }

@@ -54,7 +54,6 @@ def test_compiled_in_one_graph(dynamic: bool) -> None:
     torch.testing.assert_close(gradients(compiled, SEED), gradients(both, SEED))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="torch's compiler needs one for C++")
 def test_compiled_to_machine_code() -> None:
     """Beside other operators, which torch fuses around ours."""

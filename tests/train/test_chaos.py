@@ -113,6 +113,7 @@ def forked(
     return Forked(job, new_model, data)
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_operation(forked: Forked, tmp_path: Path, compare_runs: ModuleType) -> None:
     """Killed before a file or folder is opened, made, renamed or removed, then again early in the next session."""
     count = forked.train(tmp_path / "peace")
