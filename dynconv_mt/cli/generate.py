@@ -20,6 +20,7 @@ from dynconv_mt.evaluate import EvaluateConfig, corpus_scores
 from dynconv_mt.evaluate.config import DETOKENIZED, ScoreKind
 from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.files import GrowingFile, growing_files, write_file
+from dynconv_mt.progress import unless_closed
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline
 from dynconv_mt.translate import Translation, Translator, load_translator
@@ -105,11 +106,13 @@ def _translate(
         for file, form in outputs:
             file.write(form(translation))
     seconds = time.perf_counter() - started
-    print(
-        f"{len(sources):,} sentences, {num_pieces:,} target pieces in {seconds:.1f} s: "
-        f"{len(sources) / seconds:,.1f} sentences/s on {translator.compute}",
-        file=sys.stderr,
-    )
+    with unless_closed():  # else what is translated would be lost
+        print(
+            f"{len(sources):,} sentences, {num_pieces:,} target pieces in {seconds:.1f} s: "
+            f"{len(sources) / seconds:,.1f} sentences/s on {translator.compute}",
+            file=sys.stderr,
+            flush=True,
+        )
     return texts
 
 

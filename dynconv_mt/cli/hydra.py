@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -27,7 +28,7 @@ from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.cli.options import TYPE, Option, options_of
 from dynconv_mt.cli.recipes import read_recipe
 from dynconv_mt.errors import UserError
-from dynconv_mt.models.config import MIXER_CONFIGS, ModelConfig
+from dynconv_mt.models.config import MIXER_CONFIGS, ModelConfig, config_from_dict
 from dynconv_mt.models.presets import preset, preset_names, translation_preset_names
 
 CONFIGS = "dynconv_mt.configs"
@@ -105,7 +106,8 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     overrides = {name: _parse(options[name], value) for name, value in typed.items()}
     init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
     architecture = architecture if init_from is None else ""
-    _register(command, _base_model(init_from, architecture), mixers, section)
+    out_dir = overrides["out_dir"].value() if "out_dir" in overrides else section.get("out_dir")
+    _register(command, _base_model(init_from, out_dir, architecture), mixers, section)
     lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)
     with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):
         return Composed(command, arguments, architecture, hydra.compose(command.section, lines))
@@ -131,11 +133,18 @@ def _check_numbers(config: DictConfig, command: Command) -> None:
             raise UserError(f"{name}={value}: must be a number of at most 63 bits")
 
 
-def _base_model(init_from: Any, architecture: str) -> ModelConfig | None:
-    """The architecture that options change: that of the model to begin with, or a named one; None where none is."""
+def _base_model(init_from: Any, out_dir: Any, architecture: str) -> ModelConfig | None:
+    """The architecture that options change: that of the model to begin with, or a named one; None where none is.
+
+    A run that goes on has it from there already, and no longer needs that model.
+    """
     if init_from is not None:
         from dynconv_mt.models.io import read_config, resolve_model_dir  # torch: --cfg need not wait for it otherwise
+        from dynconv_mt.train.run_folder import read_job_going_on
 
+        job = read_job_going_on(Path(out_dir)) if isinstance(out_dir, str) else None
+        if job is not None and job.get(INIT) is not None and "model" in job:
+            return config_from_dict(job["model"])
         return read_config(resolve_model_dir(str(init_from), INIT))
     return preset(architecture) if architecture else None
 

@@ -17,14 +17,14 @@ from dynconv_mt.data.store import TokenStore
 from dynconv_mt.errors import UserError, is_out_of_memory
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
 from dynconv_mt.evaluate.scores import check_scoring
-from dynconv_mt.models.config import ModelConfig, Tying, config_to_dict
+from dynconv_mt.models.config import ModelConfig, Positions, Tying, config_to_dict
 from dynconv_mt.models.io import fill_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Model, Seq2Seq, build_model
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline, find_text
 from dynconv_mt.train import FitData, fit
 from dynconv_mt.train.distributed import Ranks
-from dynconv_mt.train.run_folder import changed_options
+from dynconv_mt.train.run_folder import flatten, read_job_going_on
 from dynconv_mt.translate import Translator
 
 
@@ -38,14 +38,15 @@ def run(job: TrainJob) -> int:
         text=text,
     )
     validate = BleuValidation(job, text) if job.validate.bleu and data.valid else None
-    if job.init_from is not None:
-        _check_same_text(job.init_from, job.data_dir, text)
+    init_from = job.init_from if read_job_going_on(Path(job.out_dir)) is None else None  # else it has its own weights
+    if init_from is not None:
+        _check_same_text(init_from, job.data_dir, text)
     job = replace(job, model=_with_vocabularies(job.model, text, manifest))
     torch.manual_seed(job.seed)
     model = _build(job.model)
     assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
-    if job.init_from is not None:
-        _fill(model, job.init_from)
+    if init_from is not None:
+        _fill(model, init_from)
     fit(job, model, data, validate)
     return 0
 
@@ -101,16 +102,23 @@ def _check_same_text(init_from: str, data_dir: str, text: TextPipeline) -> None:
 def _fill(model: Seq2Seq, init_from: str) -> None:
     """Load the weights to begin with. Raises UserError where options of model.* have changed what they are for."""
     folder = resolve_model_dir(init_from, "init_from")
-    try:
-        fill_model(model, folder)
-    except UserError:
-        theirs, ours = ({"model": config_to_dict(config)} for config in (read_config(folder), model.config))
-        if changes := changed_options(theirs, ours):
-            raise UserError(
-                f"init_from={init_from}: its weights do not fit {'; '.join(changes)}; of the options model.* leave out "
-                "those that weights depend on"
-            ) from None
-        raise
+    theirs, ours = (flatten({"model": config_to_dict(config)}) for config in (read_config(folder), model.config))
+    names = sorted(name for name in theirs.keys() | ours.keys() if not _may_differ(name, model.config))
+    if changes := [
+        f"{name}={ours.get(name)} (was {theirs.get(name)})" for name in names if ours.get(name) != theirs.get(name)
+    ]:
+        raise UserError(
+            f"init_from={init_from}: its weights do not fit {'; '.join(changes)}; of the options model.* only dropouts "
+            "and model.max_positions may be others: leave out the rest, on the command line and in the recipe"
+        )
+    fill_model(model, folder)
+
+
+def _may_differ(name: str, config: ModelConfig) -> bool:
+    """Whether an option of model.* leaves the meaning of weights as it is."""
+    if name == "model.max_positions":
+        return config.positions is not Positions.learned
+    return name.endswith(("dropout", "_vocab_size"))  # vocabularies have been compared
 
 
 class BleuValidation:

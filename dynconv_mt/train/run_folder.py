@@ -23,6 +23,7 @@ from dynconv_mt.data.output import check_folder
 from dynconv_mt.errors import UserError
 from dynconv_mt.files import broken_link
 from dynconv_mt.models.config import ModelConfig, config_to_dict
+from dynconv_mt.models.io import resolve_model_dir
 from dynconv_mt.models.layout import CONFIG, WEIGHTS
 from dynconv_mt.train.checkpoint import list_checkpoints, write_json
 from dynconv_mt.train.config import Final, FitConfig
@@ -96,7 +97,18 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
         f"{name}={flat_new.get(name)} (was {flat_old.get(name)})"
         for name in names
         if flat_old.get(name) != flat_new.get(name)
+        and not (name == "init_from" and _is_same_model(flat_old.get(name), flat_new.get(name)))
     ]
+
+
+def _is_same_model(one: str | None, other: str | None) -> bool:
+    """Whether both name the same model directory, spelt this way or that."""
+    if one is None or other is None:
+        return False
+    try:
+        return resolve_model_dir(one).samefile(resolve_model_dir(other))
+    except (UserError, OSError):
+        return False
 
 
 @contextmanager
@@ -158,6 +170,12 @@ def read_job(run: Path) -> dict[str, Any] | None:
         return None
     job: dict[str, Any] = data["job"]
     return job
+
+
+def read_job_going_on(run: Path) -> dict[str, Any] | None:
+    """Return the job of a run that has saved something to go on from; None where there is none."""
+    job = read_job(run)
+    return job if job is not None and (list_checkpoints(run) or has_final(run)) else None
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -57,9 +57,44 @@ def test_it_goes_on_like_any_run(
     assert call("train", *options, "train.max_updates=3") == 0
     updates = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["update"] for line in updates) == 3
+    assert call("train", *options, "train.max_updates=3", f"init_from={trained}/model/") == 0  # spelt another way
+    other = shutil.copytree(trained / "model", tmp_path / "other")
     capsys.readouterr()
-    assert call("train", *options, "train.max_updates=3", f"init_from={trained}/model") == 2
-    assert f"init_from={trained}/model (was {trained})" in capsys.readouterr().err
+    assert call("train", *options, "train.max_updates=3", f"init_from={other}") == 2
+    assert f"init_from={other} (was {trained})" in capsys.readouterr().err
+
+
+def test_it_goes_on_without_the_model_it_began_with(
+    trained: Path, new_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own checkpoints have everything: an update and then another are two."""
+    results = []
+    for name, limits in (("broken", (1, 2, 2)), ("whole", (2,))):
+        base, run = shutil.copytree(trained / "model", tmp_path / f"base_{name}"), tmp_path / name
+        options = [f"init_from={base}", f"data_dir={new_data}", f"out_dir={run}", *SHORT, "model.dropout=0.2"]
+        for limit in limits:
+            assert call("train", *options, f"train.max_updates={limit}") == 0
+            shutil.rmtree(base, ignore_errors=True)
+        results.append((run / "model" / "model.safetensors").read_bytes())
+    assert results[0] == results[1]
+    capsys.readouterr()
+    options = [f"init_from={tmp_path}/base_whole", f"data_dir={new_data}", f"out_dir={tmp_path}/new", *SHORT]
+    assert call("train", *options) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_called_damaged(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options are not blamed, though dropout is another."""
+    base = shutil.copytree(trained / "model", tmp_path / "base")
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    options = [f"init_from={base}", f"data_dir={data}", f"out_dir={tmp_path}/new", *SHORT, "model.dropout=0.2"]
+    assert call("train", *options) == 2
+    said = capsys.readouterr().err
+    assert f"{weights}: is damaged" in said
+    assert "dropout" not in said
 
 
 @pytest.mark.parametrize(
@@ -70,7 +105,8 @@ def test_it_goes_on_like_any_run(
         (["init_from={data}"], "init_from={data}: is a data folder"),
         (["model=lightconv_tiny"], "model=lightconv_tiny: only has an effect with fresh weights, without init_from="),
         (["model.dim=64"], "init_from={trained}: its weights do not fit model.dim=64 (was 32)"),
-        (["model.norm=pre"], "its weights do not fit model.norm=pre (was post)"),
+        (["model.norm=pre"], "its weights do not fit model.norm=pre (was post); of the options"),
+        (["model.cross_heads=1"], "do not fit model.cross_heads=1"),  # shapes are the same
         (["model.encoder.mixer.type=attention"], "do not fit model.encoder.mixer"),
         (
             ["data_dir={other}"],
