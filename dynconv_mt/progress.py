@@ -44,10 +44,12 @@ class Bar(tqdm):  # type: ignore[type-arg]
         if self._draws:
             super().display(msg, pos)
             return
+        if not self.n:  # nothing to say yet; tqdm.write() of other code asks at any time
+            return
         rate = self.n / self.format_dict["elapsed"]
         of, left = "", ""
         if self.total:
-            of, left = f" of {self.total:,}", f", left {self.format_interval((self.total - self.n) / rate)}"
+            of, left = f" of {self.total:,}", f", left {self.format_interval(max(self.total - self.n, 0) / rate)}"
         with unless_closed():
             line = f"{self.desc}: {self.n:,}{of}{self.unit}, {rate:,.1f}{self.unit}/s{left}"
             print(line, file=sys.stderr, flush=True)

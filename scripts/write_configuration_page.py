@@ -19,8 +19,9 @@ INTRODUCTION = """# Configuration
 
 Every option of every command, with its default and unit. This page is written by
 `scripts/write_configuration_page.py` from the dataclasses that hold the options; `--help` prints the same, and
-`--cfg` prints a command's composed options without running it, and checks them where none is missing. What it prints is
-a recipe of the same options: `dc-train ... --cfg > mine.yaml`, then `dc-train recipe=mine.yaml`.
+`--cfg` prints a command's composed options without running it, and checks them where none is missing. What the
+commands that take `recipe=` print is a recipe of the same options: `dc-train ... --cfg > mine.yaml`, then `dc-train
+recipe=mine.yaml`.
 
 Options are given as `name=value`. Lists are written `[a,b]` (in zsh within quotation marks: `'name=[a,b]'`), no value
 is `null`. What is typed wins over the recipe, and the recipe over the defaults below. An unknown name or a value of the

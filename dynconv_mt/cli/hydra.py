@@ -61,6 +61,8 @@ class Composed:
                     if OmegaConf.select(self.config, name) == value:  # auto, not the number that stands for it
                         OmegaConf.update(plain, name, word)
             options: Any = OmegaConf.to_container(plain)
+            if options.get("text_from"):  # which brings these along
+                del options["text"], options["bpe"]
             if self.command.has_model and not OmegaConf.is_missing(self.config, "model"):
                 options["model"] = self._named(options["model"])
             return OmegaConf.to_yaml({self.command.section: options} if self.command.has_recipe else options)
@@ -99,13 +101,16 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)
     options = options_of(command.job)
-    if "model" in typed:
-        architecture = typed.pop("model")
+    if typed.get("model", architecture) != architecture:
+        architecture = typed["model"]
         _check_leaves_a_model(section, options, recipe, architecture)
+    typed.pop("model", None)
     mixers = _choose_mixers(typed, section)
     overrides = {name: _parse(options[name], value) for name, value in typed.items()}
     init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
     architecture = architecture if init_from is None else ""
+    if init_from == "":
+        raise UserError(f"recipe={recipe}: {INIT} must be a name; leave the option out, or name one")
     out_dir = overrides["out_dir"].value() if "out_dir" in overrides else section.get("out_dir")
     _register(command, _base_model(init_from, out_dir, architecture), mixers, section)
     lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)

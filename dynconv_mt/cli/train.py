@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ from dynconv_mt.evaluate.scores import check_scoring
 from dynconv_mt.models.config import ModelConfig, Positions, Tying, config_to_dict
 from dynconv_mt.models.io import fill_model, read_config, resolve_model_dir
 from dynconv_mt.models.seq2seq import Model, Seq2Seq, build_model
+from dynconv_mt.progress import unless_closed
 from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline, find_text
 from dynconv_mt.train import FitData, fit
@@ -47,6 +49,9 @@ def run(job: TrainJob) -> int:
     assert isinstance(model, Seq2Seq)  # TrainJob.check has seen to it
     if init_from is not None:
         _fill(model, init_from)
+        if Ranks.from_environment().is_main:
+            with unless_closed():
+                print(f"begins with the weights of {init_from}", file=sys.stderr, flush=True)
     fit(job, model, data, validate)
     return 0
 

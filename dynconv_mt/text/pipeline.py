@@ -167,7 +167,7 @@ def find_text(path: str, option: str) -> Path:
     Raises UserError, naming the option, where there is none.
     """
     for folder in (Path(path) / FOLDER, Path(path) / "model" / FOLDER):
-        if folder.is_dir():
+        if (folder / DESCRIPTION).is_file():
             return folder
     what = "holds no text pipeline" if Path(path).exists() else "no such folder"
     raise UserError(f"{option}={path}: {what}; name a data folder, a finished run, a checkpoint or a model directory")

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dynconv_mt.data.manifest import read_manifest
+from dynconv_mt.text.pipeline import TextPipeline
 
 from .conftest import call
 
@@ -154,6 +155,22 @@ def test_the_model_given_takes_the_recipes_place(trained: Path, data: Path, tmp_
     assert call("train", *options) == 0
     job = json.loads((tmp_path / "run" / "config.json").read_text())["job"]
     assert (job["model"]["dim"], job["model"]["dropout"], job["optim"]["lr"]) == (32, 0.25, 1e-5)
+
+
+def test_what_the_text_brings_along_is_not_printed(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The defaults of text.* and bpe.* do not hold then; a folder `text` of the user's own is none."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "text").mkdir()
+    options = [f"train={corpus}/test", f"text_from={run}", f"out_dir={tmp_path}/new"]
+    assert call("preprocess", *LANGUAGES, *options, "--cfg") == 0
+    printed = capsys.readouterr().out
+    assert "text_from: " in printed and "clean:" in printed
+    assert "  text:" not in printed and "  bpe:" not in printed
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert call("preprocess", f"recipe={tmp_path}/mine.yaml", "workers=1") == 0
+    assert read_manifest(tmp_path / "new").fingerprint == TextPipeline.load(trained / "model" / "text").fingerprint
 
 
 @pytest.mark.parametrize(
