@@ -165,8 +165,10 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
     fill<S>(x, run, p.x, group.end + p.kernel_size - p.padding_left + kColumns<A>);
     fill<S>(grad_y, run, p.grad_y, most(group.end, group.end + 1 + p.padding_left));
     fill<S>(taps, p, run, most(group.end, group.end + 1 + p.padding_left));
-    for (int64_t head = 0; !IsJoined && head < run.num_heads; ++head) {  // tables are whole tasks'
-      clear(grads + head * sizes.grad - sizes.grad_lead, sizes.grad_size);
+    if (!IsJoined) {  // tables are whole tasks'
+      for (int64_t head = 0; head < run.num_heads; ++head) {
+        clear(grads + head * sizes.grad - sizes.grad_lead, sizes.grad_size);
+      }
     }
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Block block = x.blocks[b];
@@ -193,7 +195,7 @@ constexpr Work<A> kWork = IsBackward ? backward_run<K, IsJoined, S, A> : forward
 
 template <bool IsBackward, typename S, typename A>
 Work<A> work_for(const Problem& p) {
-  if constexpr (sizeof(A) == sizeof(float)) {  // see join
+  if constexpr (sizeof(A) == sizeof(float)) {  // heads are not joined in float64
     if (p.joined.count && p.drop.is_on) return IsBackward ? backward_dropped<S> : forward_dropped<S>;
     if (p.joined.count) return kWork<IsBackward, 0, true, S, A>;
   }

@@ -68,8 +68,7 @@ struct Problem {
 };
 
 // A task is one head of one chunk of positions of one sentence; with joined heads, whose gradients by taps are large, of
-// several short sentences. Where chunks begin depends on sizes alone, so results do not depend on the number
-// of threads.
+// several short sentences. Where chunks begin depends on sizes alone, so results do not depend on the number of threads.
 constexpr int64_t kChunk = 128;
 
 static inline int64_t num_chunks(const Problem& p) { return (p.num_positions + kChunk - 1) / kChunk; }

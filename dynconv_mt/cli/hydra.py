@@ -101,17 +101,17 @@ def compose(command: Command, arguments: Arguments) -> Composed:
     section = _recipe_section(recipe, command) if recipe else {}
     architecture = _choose_model(section, recipe)
     options = options_of(command.job)
-    if typed.get("model", architecture) != architecture:
-        architecture = typed["model"]
-        _check_leaves_a_model(section, options, recipe, architecture)
-    typed.pop("model", None)
+    model = typed.pop("model", architecture)
+    if model != architecture:
+        _check_leaves_a_model(section, options, recipe, model)
     mixers = _choose_mixers(typed, section)
     overrides = {name: _parse(options[name], value) for name, value in typed.items()}
-    init_from = overrides[INIT].value() if INIT in overrides else section.get(INIT)
-    architecture = architecture if init_from is None else ""
+    init_from, out_dir = (
+        overrides[name].value() if name in overrides else section.get(name) for name in (INIT, "out_dir")
+    )
+    architecture = model if init_from is None else ""
     if init_from == "":
         raise UserError(f"recipe={recipe}: {INIT} must be a name; leave the option out, or name one")
-    out_dir = overrides["out_dir"].value() if "out_dir" in overrides else section.get("out_dir")
     _register(command, _base_model(init_from, out_dir, architecture), mixers, section)
     lines = [str(override.input_line) for override in overrides.values()] + [f"recipe={_CHOSEN}"] * bool(section)
     with _explained(command, arguments), hydra.initialize_config_module(CONFIGS, version_base="1.3"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ from dynconv_mt.text.config import Tokenization
 from dynconv_mt.text.pipeline import TextPipeline, find_text
 from dynconv_mt.train import FitData, fit
 from dynconv_mt.train.distributed import Ranks
-from dynconv_mt.train.run_folder import flatten, read_job_going_on
+from dynconv_mt.train.run_folder import differences, flatten, read_job_going_on
 from dynconv_mt.translate import Translator
 
 
@@ -108,10 +109,7 @@ def _fill(model: Seq2Seq, init_from: str) -> None:
     """Load the weights to begin with. Raises UserError where options of model.* have changed what they are for."""
     folder = resolve_model_dir(init_from, "init_from")
     theirs, ours = (flatten({"model": config_to_dict(config)}) for config in (read_config(folder), model.config))
-    names = sorted(name for name in theirs.keys() | ours.keys() if not _may_differ(name, model.config))
-    if changes := [
-        f"{name}={ours.get(name)} (was {theirs.get(name)})" for name in names if ours.get(name) != theirs.get(name)
-    ]:
+    if changes := differences(theirs, ours, partial(_may_differ, model.config)):
         raise UserError(
             f"init_from={init_from}: its weights do not fit {'; '.join(changes)}; of the options model.* only dropouts "
             "and model.max_positions may be others: leave out the rest, on the command line and in the recipe"
@@ -119,7 +117,7 @@ def _fill(model: Seq2Seq, init_from: str) -> None:
     fill_model(model, folder)
 
 
-def _may_differ(name: str, config: ModelConfig) -> bool:
+def _may_differ(config: ModelConfig, name: str) -> bool:
     """Whether an option of model.* leaves the meaning of weights as it is."""
     if name == "model.max_positions":
         return config.positions is not Positions.learned

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -91,13 +91,16 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     """Return the options that may not differ and do, as `name=now (was then)`."""
     if "model" not in old:  # a run that was begun from Python, by an older version
         new = {name: section for name, section in new.items() if name != "model"}
-    flat_old, flat_new = ADDED | flatten(old), flatten(new)
-    names = sorted(name for name in flat_old.keys() | flat_new.keys() if not _is_free(name))
+    if _is_same_model(old.get("init_from"), new.get("init_from")):
+        old = {**old, "init_from": new["init_from"]}
+    return differences(ADDED | flatten(old), flatten(new), _is_free)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], is_free: Callable[[str], bool]) -> list[str]:
+    """Return the options, by their dotted names, that differ and are not free to, as `name=now (was then)`."""
+    names = sorted(name for name in old.keys() | new.keys() if not is_free(name))
     return [  # what only one of the two versions knows is null in the other
-        f"{name}={flat_new.get(name)} (was {flat_old.get(name)})"
-        for name in names
-        if flat_old.get(name) != flat_new.get(name)
-        and not (name == "init_from" and _is_same_model(flat_old.get(name), flat_new.get(name)))
+        f"{name}={new.get(name)} (was {old.get(name)})" for name in names if old.get(name) != new.get(name)
     ]
 
 
