@@ -6,7 +6,7 @@ import sys
 
 import dynconv_mt
 from dynconv_mt.cli.commands import COMMANDS
-from dynconv_mt.cli.main import DONE, MISTAKE, run
+from dynconv_mt.cli.main import DONE, MISTAKE, final, run
 
 
 def main() -> int:
@@ -22,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(final(main()))

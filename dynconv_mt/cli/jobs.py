@@ -19,7 +19,7 @@ from dynconv_mt.models.layout import ENTRIES, WEIGHTS
 from dynconv_mt.runtime import Precision, RuntimeConfig
 from dynconv_mt.search.config import SearchConfig
 from dynconv_mt.text.config import TextConfig, Tokenization
-from dynconv_mt.train.config import Final, FitConfig
+from dynconv_mt.train.config import Final, FitConfig, ScheduleKind
 
 STDIO = "-"  # as input= or output=: standard input or output
 
@@ -120,6 +120,8 @@ class TrainJob(FitConfig):
         _check_typed_search(typed, self.search)
         if self.checkpoint.final is not Final.average:
             _refuse_typed(typed, "checkpoint.average", "checkpoint.final=average")
+        if self.schedule.kind is not ScheduleKind.cosine:
+            _refuse_typed(typed, "schedule.period_updates", f"schedule.kind={ScheduleKind.cosine}")
         if self.schedule.warmup_updates == 0:
             _refuse_typed(typed, "schedule.warmup_init_lr", "schedule.warmup_updates above 0")
         if (Path(self.data_dir) / MANIFEST).is_file() and "valid" not in read_manifest(self.data_dir).splits:
@@ -318,6 +320,8 @@ class EvaluateJob(ReportConfig, _EvaluationFiles):
     def check_typed(self, typed: Mapping[str, str]) -> None:
         """Raise UserError where an option on the command line, of the `typed` values, has no effect."""
         tests = self.significance
+        if ScoreKind.ter not in self.metrics:
+            _refuse_typed(typed, "workers", f"metrics=[{ScoreKind.ter}] or the like")
         if len(as_list(self.hypotheses)) < 2:
             _refuse_typed(typed, "significance.trials", "several hypotheses=")
         if not tests.samples and (not tests.trials or len(as_list(self.hypotheses)) < 2):

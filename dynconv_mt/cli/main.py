@@ -6,6 +6,7 @@ import errno
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from dynconv_mt.cli.arguments import check_names, parse
 from dynconv_mt.cli.commands import COMMANDS, Command
 from dynconv_mt.errors import SystemFailure, UserError, is_out_of_memory
 from dynconv_mt.plugins import import_plugins
+from dynconv_mt.train.interrupt import SIGNALS
 
 DONE, FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 # what the system refuses is for the user to mend; other OSErrors are bugs until shown otherwise
@@ -33,7 +35,7 @@ REFUSALS = {
 
 def _entry(section: str) -> Callable[[], int]:
     """The function that the console script of a command calls."""
-    return lambda: run(COMMANDS[section], sys.argv[1:])
+    return lambda: final(run(COMMANDS[section], sys.argv[1:]))
 
 
 preprocess = _entry("preprocess")
@@ -45,6 +47,13 @@ evaluate = _entry("evaluate")
 average = _entry("average")
 convert = _entry("convert")
 info = _entry("info")
+
+
+def final(code: int) -> int:
+    """Return the exit code of a process whose work is done, from here on deaf to signals, which schedulers repeat."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def run(command: Command, argv: Sequence[str]) -> int:

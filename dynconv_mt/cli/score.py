@@ -11,6 +11,7 @@ from pathlib import Path
 from dynconv_mt.cli.jobs import STDIO, ScoreJob, as_list
 from dynconv_mt.cli.lines import check_writable, read_aligned, read_input
 from dynconv_mt.files import growing_files
+from dynconv_mt.progress import unless_closed
 from dynconv_mt.train.loss import perplexity
 from dynconv_mt.translate import Scored, load_translator
 
@@ -37,7 +38,11 @@ def run(job: ScoreJob) -> int:
                 file.write(line)
         for file in files:
             file.commit()
-    print(totals, file=sys.stderr if job.output is None else sys.stdout)
+    if job.output is not None:
+        print(totals)
+        return 0
+    with unless_closed():
+        print(totals, file=sys.stderr, flush=True)
     return 0
 
 

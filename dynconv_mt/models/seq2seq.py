@@ -5,7 +5,10 @@ Shapes: B sentences, W beam slots, S source and T target positions, N new positi
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.models.config import ModelConfig, Tying
@@ -13,7 +16,7 @@ from dynconv_mt.models.init import initialise
 from dynconv_mt.models.language_model import LanguageModel
 from dynconv_mt.models.layers import Memory
 from dynconv_mt.models.mixers import Padding
-from dynconv_mt.models.stacks import Decoder, DecoderState, Encoder
+from dynconv_mt.models.stacks import Decoder, DecoderState, Encoder, Head
 
 
 class Seq2Seq(nn.Module):
@@ -27,13 +30,14 @@ class Seq2Seq(nn.Module):
         if config.tying is Tying.all:
             self.decoder.embedding.tokens = self.encoder.embedding.tokens
 
-    def forward(self, src: Tensor, src_lengths: Tensor, prev_tgt: Tensor) -> Tensor:
+    def forward(self, src: Tensor, src_lengths: Tensor, prev_tgt: Tensor, head: Head = F.linear) -> Any:
         """Return the logits (B, T, V) of every target position, each given the true tokens before it.
 
         src: (B, S) ids ending in </s>; src_lengths: (B,) with </s> counted; prev_tgt: (B, T) ids, the target shifted
-        right, beginning with </s>.
+        right, beginning with </s>; head: what to return of the last hidden vectors (B, T, D) and the output layer's
+        weight (V, D) instead, for a loss that never needs all logits at once.
         """
-        return self.decoder(prev_tgt, self.encode(src, src_lengths))  # type: ignore[no-any-return]
+        return self.decoder(prev_tgt, self.encode(src, src_lengths), head)
 
     def encode(self, src: Tensor, src_lengths: Tensor) -> Memory:
         """Return the encoder's output for ids (B, S) of lengths (B,)."""

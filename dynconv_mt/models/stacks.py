@@ -5,8 +5,9 @@ Shapes: B sentences, W beam slots, S source and T target positions, N new positi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,8 @@ from dynconv_mt.models.config import ModelConfig, Tying
 from dynconv_mt.models.embedding import Embedding, OutputLayer
 from dynconv_mt.models.layers import DecoderLayer, EncoderLayer, LayerState, Memory
 from dynconv_mt.models.mixers import Padding
+
+Head = Callable[[Tensor, Tensor], Any]  # of the last hidden vectors (..., D) and the output layer's weight (V, D)
 
 
 @dataclass
@@ -66,12 +69,12 @@ class Decoder(nn.Module):
         is_tied = config.tying is not Tying.none
         self.output = None if is_tied else OutputLayer(stack.dim, stack.vocab_size)
 
-    def forward(self, prev_tgt: Tensor, memory: Memory | None) -> Tensor:
-        """Map ids (B, T) to logits (B, T, V)."""
+    def forward(self, prev_tgt: Tensor, memory: Memory | None, head: Head = F.linear) -> Any:
+        """Map ids (B, T) to logits (B, T, V), or to what `head` makes of the two that they are the product of."""
         x = self.embedding(prev_tgt)
         for layer in self.layers:
             x = layer(x, memory)
-        return self.logits(x)
+        return head(self.norm(x), self.output_weight)
 
     def start(self, memory: Memory | None, like: Tensor, beam: int, max_length: int) -> DecoderState:
         """Return the state before the first token, for B sentences and dtype and device of `like` (B, ...)."""
@@ -83,12 +86,12 @@ class Decoder(nn.Module):
         for layer, layer_state in zip(self._stack(), state.layers, strict=True):
             x = layer.step(x, layer_state)
         state.position += tokens.shape[-1]
-        return self.logits(x)
+        return F.linear(self.norm(x), self.output_weight)
 
     def _stack(self) -> list[DecoderLayer]:
         return cast("list[DecoderLayer]", list(self.layers))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Map (..., D) to (..., V)."""
-        weight = self.embedding.tokens.weight if self.output is None else self.output.weight
-        return F.linear(self.norm(x), weight)
+    @property
+    def output_weight(self) -> Tensor:
+        """The weight (V, D) of the output layer, or of the embedding that serves as one."""
+        return self.embedding.tokens.weight if self.output is None else self.output.weight

@@ -131,11 +131,9 @@ class ScheduleConfig:
         """Raise UserError for a value that makes no sense."""
         self.kind = one_of(ScheduleKind, "schedule.kind", self.kind)
         _check_at_least("schedule", self, 0, "warmup_updates", "warmup_init_lr", "min_lr", "period_updates")
-        period = ("schedule.period_updates", self.period_updates)
-        if self.kind is ScheduleKind.cosine:
-            require(self.period_updates > 0, *period, "schedule.kind=cosine needs a period of at least 1 update")
-        else:
-            require(self.period_updates == 0, *period, "has an effect with schedule.kind=cosine only")
+        message = "schedule.kind=cosine needs a period of at least 1 update"
+        has_period = self.kind is not ScheduleKind.cosine or self.period_updates > 0
+        require(has_period, "schedule.period_updates", self.period_updates, message)
 
 
 @dataclass
@@ -180,7 +178,7 @@ class CheckpointConfig:
         _check_at_least("checkpoint", self, 0, "every", "every_epochs", "keep_best", "keep_every")
         _check_at_least("checkpoint", self, 1, "keep_last", "average")
         if self.final is Final.average:
-            message = f"more than checkpoint.keep_last={self.keep_last} keeps; raise keep_last as well"
+            message = f"more than checkpoint.keep_last={self.keep_last} keeps; raise that, or lower this"
             require(self.average <= self.keep_last, "checkpoint.average", self.average, message)
         if self.final is Final.best:
             require(self.keep_best > 0, "checkpoint.keep_best", self.keep_best, "checkpoint.final=best needs the best")

@@ -40,6 +40,7 @@ from dynconv_mt.train.start import (
     check_resume,
     check_same_data,
     describe,
+    doubt_of_pace,
     doubts,
     max_positions,
 )
@@ -147,6 +148,7 @@ class Trainer:
         self.state = self._resume(notes)
         self.reporter = self._open_reporter(notes) if self.ranks.is_main else Reporter()
         self.clock = Clock(self.state)
+        self._has_judged_pace = False
 
     def _resume(self, notes: list[str]) -> TrainerState:
         """Return where to begin, with weights and moments in place; adds to `notes` what the user should hear."""
@@ -257,6 +259,17 @@ class Trainer:
         if sums.skipped:
             self.reporter.say(f"warning: {sums.skipped:.0f} updates skipped, since their gradient was not finite")
         self.clock.restart_rate(self.state)
+        self._judge_pace()
+
+    def _judge_pace(self) -> None:
+        """Say, once a twentieth of the time is over, if it will not do for the schedule."""
+        is_early = self.clock.run_seconds() < 60.0 * self.config.train.max_minutes / 20
+        if is_early or self._has_judged_pace:
+            return
+        self._has_judged_pace = True
+        last_update = self.clock.last_update(self.state, self.config, self.loader.num_updates)
+        if doubt := doubt_of_pace(self.config, last_update):
+            self.reporter.say(doubt)
 
     def _record(self, sums: Sums) -> dict[str, Any]:
         state = self.state

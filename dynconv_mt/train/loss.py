@@ -1,12 +1,13 @@
 """Label-smoothed cross-entropy as a sum over target tokens, in natural logarithms, and R-Drop beside it.
 
-Shapes: N tokens (B·T of a batch), V types.
+Shapes: N tokens (B·T of a batch), D width of the model, V types.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.batch import Batch
+from dynconv_mt.runtime import Precision
 from dynconv_mt.text.vocab import PAD
+
+CPU_ROWS, GPU_ROWS = 1024, 4096  # tokens whose logits exist at a time: enough to be worth reading the weight for
 
 
 class LossSums(NamedTuple):
@@ -39,15 +43,88 @@ def batch_loss(model: nn.Module, batch: Batch, compute: Compute, epsilon: float,
         ½ · (loss of one + loss of the other) + α / 4 · (KL(one ‖ other) + KL(other ‖ one))
     """
     batch = batch.to(compute.device, non_blocking=True)
-    if r_drop == 0.0:
+    inputs = batch.src, batch.src_lengths, batch.prev_tgt
+    if r_drop == 0.0 and compute.precision is not Precision.fp16:
         with compute.autocast():
-            logits = model(batch.src, batch.src_lengths, batch.prev_tgt)
+            sums: LossSums = model(*inputs, partial(output_loss, target=batch.tgt, epsilon=epsilon))
+        return sums
+    if r_drop == 0.0:  # in fp16 a gradient computed before the loss is scaled would underflow
+        with compute.autocast():
+            logits = model(*inputs)
         return label_smoothed_loss(logits, batch.tgt, epsilon)
     with compute.autocast():
-        logits = model(*(torch.cat([part, part]) for part in (batch.src, batch.src_lengths, batch.prev_tgt)))
+        logits = model(*(torch.cat([part, part]) for part in inputs))
     sums = label_smoothed_loss(logits, torch.cat([batch.tgt, batch.tgt]), epsilon)
     one, other = logits.chunk(2)
     return LossSums(sums.loss / 2 + r_drop / 4 * divergence(one, other, batch.tgt), sums.nll / 2)
+
+
+def output_loss(hidden: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> LossSums:
+    """Return `label_smoothed_loss` of the logits hidden · weightᵀ, which exist for some hundred tokens at a time.
+
+    hidden (..., D), weight (V, D), target (...) int64. The gradients, computed with the value, can be taken once. Under
+    autocast the products are in its type; what is summed up of them is in fp32.
+    """
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()
+    return LossSums(*_OutputLoss.apply(hidden.flatten(0, -2), weight, target.flatten(), epsilon))  # type: ignore[no-untyped-call]
+
+
+class _OutputLoss(torch.autograd.Function):
+    """The logits of a group of tokens become their gradient in place, and that two products more."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        of_hidden, of_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden, dtype=_exact(hidden)) if of_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=_exact(weight)) if of_weight else None
+        totals = hidden.new_zeros(2, dtype=torch.float64)
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        matrix = weight.to(dtype)
+        for rows in _slices(len(hidden), CPU_ROWS if hidden.is_cpu else GPU_ROWS):
+            x = hidden[rows].to(dtype)
+            logits = x @ matrix.t()
+            for part in _groups(logits):
+                totals += _smooth_(logits[part], target[rows][part], epsilon, of_hidden or of_weight)
+            if grad_hidden is not None:
+                grad_hidden[rows] = logits @ matrix
+            if grad_weight is not None:
+                _add_product(grad_weight, logits.t(), x)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        loss, nll = totals[0].clone(), totals[1].clone()
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grads = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return *(grad if grad is None else grad.mul_(grad_loss).to(dtype) for grad, dtype in grads), None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a · b in place, in the precision of `total`; without a product in between where the types are the same."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _smooth_(logits: Tensor, target: Tensor, epsilon: float, has_gradient: bool) -> Tensor:
+    """Return the sums of loss and nll (2,), float64, and overwrite `logits` (n, V): by the loss's gradient if asked."""
+    counts = (target != PAD)[:, None].to(_exact(logits))  # (n, 1)
+    x = logits.to(counts.dtype)
+    top, of_target, mean = x.amax(1, keepdim=True), x.gather(1, target[:, None]), x.mean(1, keepdim=True)
+    p = x.sub_(top).exp_()
+    total = p.sum(1, keepdim=True)
+    losses = (total.log().add_(top) - part for part in (of_target, mean))
+    nll, smooth = (torch.where(counts > 0, loss, 0.0).sum(dtype=torch.float64) for loss in losses)
+    if has_gradient:
+        p.mul_(counts / total).sub_(epsilon / p.shape[1] * counts)
+        logits.copy_(p.scatter_add_(1, target[:, None], (epsilon - 1.0) * counts))
+    return torch.stack([(1.0 - epsilon) * nll + epsilon * smooth, nll])
 
 
 def label_smoothed_loss(logits: Tensor, target: Tensor, epsilon: float) -> LossSums:
@@ -139,5 +216,8 @@ def _exact(logits: Tensor) -> torch.dtype:
 
 def _groups(logits: Tensor) -> Iterator[slice]:
     """Yield slices of tokens whose logits stay in a core's cache; on a GPU, that keep it busy."""
-    num_rows = max(1, (2**17 if logits.device.type == "cpu" else 2**26) // logits.shape[1])
-    return (slice(begin, begin + num_rows) for begin in range(0, len(logits), num_rows))
+    return _slices(len(logits), max(1, (2**18 if logits.is_cpu else 2**26) // logits.shape[1]))
+
+
+def _slices(num_tokens: int, num_rows: int) -> Iterator[slice]:
+    return (slice(begin, begin + num_rows) for begin in range(0, num_tokens, num_rows))

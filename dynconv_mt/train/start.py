@@ -20,6 +20,7 @@ from dynconv_mt.runtime import Precision
 from dynconv_mt.train.config import Final, FitConfig, ScheduleKind, require
 from dynconv_mt.train.distributed import Ranks
 from dynconv_mt.train.run_folder import OWN, flatten, job_to_json
+from dynconv_mt.train.schedule import learning_rate
 from dynconv_mt.train.state import TrainerState
 
 
@@ -116,6 +117,21 @@ def doubts(config: FitConfig) -> Iterator[str]:
             f"warning: after update {end:,} the learning rate begins anew at optim.lr={config.optim.lr:g}, by "
             f"schedule.period_updates={rule.period_updates}"
         )
+
+
+def doubt_of_pace(config: FitConfig, last_update: float) -> str | None:
+    """Return a warning where train.max_minutes will end training, at `last_update`, in the midst of a cosine."""
+    minutes, rule = config.train.max_minutes, config.schedule
+    end = rule.warmup_updates + rule.period_updates
+    end = min(end, config.train.max_updates or end)
+    if not minutes or rule.kind is not ScheduleKind.cosine or last_update > 0.95 * end:
+        return None
+    lr = learning_rate(round(last_update), config.optim.lr, rule)
+    return (
+        f"warning: at this pace train.max_minutes={minutes:g} ends training after some {last_update:,.0f} updates, at "
+        f"a learning rate of {lr:.2g}; by schedule.period_updates={rule.period_updates} it falls until update {end:,}. "
+        "Allow more time, or begin a run with a shorter period and train.max_updates to match"
+    )
 
 
 def max_positions(model: Seq2Seq) -> int:

@@ -65,7 +65,7 @@ class Finding:
         return {
             "weights": f"the weights {self.name} themselves are not finite",
             "forward": f"the first module to go wrong is {self.name} ({self.kind})",
-            "loss": "all modules compute finite numbers, and the loss is not finite",
+            "loss": "all modules compute finite numbers, and the logits or the loss are not finite",
             "backward": f"the loss is finite, and the first gradient that is not is that of {self.name}",
             "sum": f"every batch has finite gradients{largest}, and their sum or its norm overflows",
         }[self.place]

@@ -58,7 +58,7 @@ def test_one_system_and_two_references(files: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [f"hypotheses={files}/a.txt", f"reference={files}/b.txt", "metrics=[tokenized_bleu]", *FAST]
+    argv = [f"hypotheses={files}/a.txt", f"reference={files}/b.txt", "metrics=[tokenized_bleu]", FAST[0]]
     assert call("evaluate", *argv) == 0
     output = capsys.readouterr()
     assert "tokenised as en" in output.err
@@ -104,6 +104,7 @@ def test_the_language_is_said_where_it_is_guessed(files: Path, capsys: pytest.Ca
         (["significance.samples=-1"], "significance.samples=-1"),
         ([TRIALS], f"{TRIALS}: only has an effect with several hypotheses="),
         (["significance.samples=0", "significance.seed=2"], "significance.seed=2: only has an effect with"),
+        (["metrics=[chrf]", "workers=3"], "workers=3: only has an effect with metrics=[ter]"),
         (["tokenization=none", "normalize_punctuation=true"], "normalize_punctuation=true: only has an effect with"),
         (["breakdown.lengths=[5,3]"], "breakdown.lengths=[5,3]"),
         (["comet_model={f}/model.ckpt"], "comet_model={f}/model.ckpt"),

@@ -52,6 +52,13 @@ def test_a_mistake_is_one_paragraph_and_2(command: object, capsys: pytest.Captur
     assert output.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_that_comes_when_all_is_done_changes_nothing(name: str) -> None:
+    lines = "import signal, sys", "from dynconv_mt.cli.main import final", "code = final(3)"
+    script = "; ".join([*lines, f"signal.raise_signal(signal.{name})", "sys.exit(code)"])
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 3
+
+
 def test_exceptions_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     def raising(error: BaseException) -> int:
         def action() -> int:
@@ -192,6 +199,10 @@ CORPUS = ("src=en", "tgt=de", "train=a", "out_dir=b")
             ["train", "recipe=multi30k", *TRAIN, "schedule.warmup_updates=0", "schedule.warmup_init_lr=1e-4"],
             "schedule.warmup_init_lr=1e-4: .* schedule.warmup_updates above 0",
         ),
+        (
+            ["train", "recipe=iwslt14_de_en", *TRAIN, "schedule.kind=inverse_sqrt", "schedule.period_updates=100"],
+            "schedule.period_updates=100: .* schedule.kind=cosine",
+        ),
     ],
 )
 def test_what_is_typed_without_effect_is_refused(
@@ -205,3 +216,7 @@ def test_what_is_typed_without_effect_is_refused(
 def test_what_a_recipe_says_without_effect_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(COMMANDS["generate"], ["recipe=multi30k", f"model_dir={tmp_path}/none", "input=a"]) == 2
     assert "no such folder" in capsys.readouterr().err  # and not that evaluate.* has no effect
+    assert run(COMMANDS["train"], ["recipe=multi30k", *TRAIN, "schedule.kind=inverse_sqrt"]) == 2
+    assert (
+        "data_dir=a: no preprocessed data" in capsys.readouterr().err
+    )  # and not that schedule.period_updates has none

@@ -56,6 +56,14 @@ def test_closed_streams_end_nothing(trained: Path, tmp_path: Path, closed: str) 
     assert out.read_text().count("\n") == 2
 
 
+def test_lines_outlive_a_standard_error_that_is_full(trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(TEXT)
+    score = command("score", f"model_dir={trained}", f"src={text}", f"tgt={text}", "threads=1")
+    done = subprocess.run(["bash", "-c", '"$@" 2> /dev/full', "-", *score], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2)
+
+
 def test_an_output_that_fails_costs_none_of_the_others(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from shared import SHARED
 from torch import Tensor
 from torch.nn import functional as F
 
 from dynconv_mt.convert import convert_model
 from dynconv_mt.models import LanguageModel, Seq2Seq, build_model
 
-PARITY = Path("/work/shared/parity")
+PARITY = SHARED / "parity"
 PAD = 1
 no_fixtures = pytest.mark.skipif(not PARITY.is_dir(), reason=f"{PARITY} is absent")
 MODELS, LMS = (sorted(PARITY.glob(pattern)) for pattern in ("model_*.pt", "lm_*.pt"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import SHARED
 
 from dynconv_mt.data import build
 from dynconv_mt.data.manifest import read_manifest
@@ -31,7 +32,7 @@ PAIRS = [
     for verb in VERBS
     for other in NOUNS
 ]
-MULTI30K = Path(__file__).parents[3] / "shared" / "data" / "multi30k"
+MULTI30K = SHARED / "data" / "multi30k"
 
 
 def write_corpus(prefix: Path, pairs: list[tuple[str, str]]) -> str:

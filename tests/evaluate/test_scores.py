@@ -10,10 +10,10 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import sacrebleu
+from shared import SHARED
 
 from dynconv_mt.errors import UserError
 from dynconv_mt.evaluate import EvaluateConfig, ScoreKind, corpus_scores
@@ -199,7 +199,7 @@ def perturbed(lines: list[str], seed: int) -> list[str]:
 
 
 def test_bleu_of_newstest2014_is_that_of_the_original_procedure() -> None:
-    file = Path("/work/shared/data/newstest.en-de/newstest2014.de.gz")
+    file = SHARED / "data" / "newstest.en-de" / "newstest2014.de.gz"
     if not file.is_file():
         pytest.skip(f"{file} is not here")
     reference = gzip.decompress(file.read_bytes()).decode().split("\n")[:1000]

@@ -6,11 +6,14 @@ Shapes: B sentences, T positions, C channels, H heads, E = C / H, K taps.
 from __future__ import annotations
 
 import itertools
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from ops import test_compiled
 from ops.cuda_cases import HEAD_WIDTHS, KERNEL_SIZES, NUM_POSITIONS
 from ops.test_compiled import LAYOUTS, TOLERANCES, Options, all_results, random_inputs
 from ops.test_decoding import random_step
@@ -35,16 +38,16 @@ def on_gpu(options: Options) -> Options:
     return {name: value.cuda() if isinstance(value, Tensor) else value for name, value in options.items()}
 
 
-def compare(tensors: tuple[Tensor, ...], options: Options) -> None:
-    """Compare all results with those of the reference on the CPU; errors are relative to the largest number."""
-    expected = all_results(reference, *tensors, **options)
-    found = all_results(OPERATORS, *(to_gpu(tensor) for tensor in tensors), **on_gpu(options))
-    for name, result in expected.items():
-        assert found[name].is_contiguous()
-        scale = result.abs().max().item() if result.numel() else 1.0
-        tolerance = TOLERANCES[tensors[0].dtype] * scale + 1e-7
-        message = f"{name}: {{}}".format
-        torch.testing.assert_close(found[name].cpu(), result, rtol=0.0, atol=tolerance, msg=message)
+def results(operators: Any, *tensors: Tensor, **options: Any) -> Options:
+    """Return the reference's results, computed on the CPU, or those of the GPU, brought back."""
+    if operators is reference:
+        return all_results(reference, *tensors, **options)
+    found = all_results(operators, *(to_gpu(tensor) for tensor in tensors), **on_gpu(options))
+    assert all(result.is_cuda for result in found.values())
+    return {name: result.cpu() for name, result in found.items()}
+
+
+compare = partial(test_compiled.compare, results=results)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

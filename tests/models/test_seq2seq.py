@@ -26,6 +26,7 @@ from dynconv_mt.models.config import (
 )
 from dynconv_mt.models.init import initialise
 from dynconv_mt.models.io import load_model, resolve_model_dir, save_model
+from dynconv_mt.models.mixers import base
 from dynconv_mt.models.mixers.base import MixerSlot, TokenMixer, build_mixer, register_mixer
 from dynconv_mt.models.presets import preset, preset_names
 from dynconv_mt.models.seq2seq import Seq2Seq, build_model, new_model
@@ -298,7 +299,9 @@ def test_enums_of_a_mixer_come_back_as_such(monkeypatch: pytest.MonkeyPatch) -> 
         config_from_dict(data)
 
 
-def test_a_mixer_without_a_step_is_for_encoders_only() -> None:
+def test_a_mixer_without_a_step_is_for_encoders_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_MIXERS", base.registered_mixers())  # as it is afterwards
+
     @dataclass
     class HalfConfig(MixerConfig):
         pass

@@ -192,7 +192,7 @@ def test_agree_without_gradient_memory() -> None:
 
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7F800001, 0x7FFFFFFF, -1])
-def test_every_nan_among_the_logits_is_seen(bits: int) -> None:
+def test_agree_on_every_nan_among_the_logits(bits: int) -> None:
     logits = torch.zeros(1, 2, 3)
     logits[0, 0, 1] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0]
     y = OPERATORS.dynamic_conv(

@@ -3,17 +3,17 @@
 Shapes: B sentences, T positions, C channels, H heads, K taps.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shared import SHARED
 from torch import Tensor
 from torch.nn import functional as F
 
 from dynconv_mt.ops import ConvState, dynamic_conv, dynamic_conv_step, light_conv, light_conv_step
 
-FIXTURES = Path("/work/shared/parity/modules.pt")
+FIXTURES = SHARED / "parity" / "modules.pt"
 pytestmark = pytest.mark.skipif(not FIXTURES.is_file(), reason=f"{FIXTURES} is absent")
 
 

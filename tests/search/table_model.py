@@ -38,7 +38,8 @@ class TableModel(Seq2Seq):
         table[:, 2] += end_bias
         self.table = nn.Parameter(table)
 
-    def forward(self, src: Tensor, src_lengths: Tensor, prev_tgt: Tensor) -> Tensor:
+    def forward(self, src: Tensor, src_lengths: Tensor, prev_tgt: Tensor, head: Any = None) -> Tensor:
+        assert head is None
         state = self.start(self.encode(src, src_lengths), 1, prev_tgt.shape[1])
         return self.step(prev_tgt[:, None], state)[:, 0]
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from shared import SHARED
 
 from dynconv_mt.convert import convert_model
 from dynconv_mt.models import Seq2Seq, build_model
 from dynconv_mt.search import SearchConfig, beam_search
 
-PARITY = Path(__file__).parents[3] / "shared" / "parity"
+PARITY = SHARED / "parity"
 FILES = sorted(PARITY.glob("beam*.pt"))
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no fixtures in {PARITY}")
 

@@ -20,7 +20,7 @@ SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch
-from dynconv_mt.cli.main import guarded
+from dynconv_mt.cli.main import final, guarded
 from dynconv_mt.data.config import BatchConfig
 from dynconv_mt.data.store import TokenStore
 from dynconv_mt.models.config import config_from_dict
@@ -54,7 +54,7 @@ def validate(model):
     return {"score": 1.5}
 
 ##
-sys.exit(guarded(lambda: fit(config, model, data, validate) and 0, "test"))
+sys.exit(final(guarded(lambda: fit(config, model, data, validate) and 0, "test")))
 """
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dynconv_mt.compute import Compute
 from dynconv_mt.data.batch import Batch
 from dynconv_mt.runtime import Precision
-from dynconv_mt.train.loss import batch_loss, divergence, label_smoothed_loss
+from dynconv_mt.train.loss import CPU_ROWS, batch_loss, divergence, label_smoothed_loss, output_loss
 
 TARGET = torch.tensor([[4, 2, 1], [5, 6, 2]])
 
@@ -35,10 +35,67 @@ def test_equals_torch(epsilon: float, dtype: torch.dtype) -> None:
     assert not sums.nll.requires_grad
 
 
-def test_many_tokens_are_as_few_at_a_time() -> None:
-    """More logits than go through at once, 2^17 on a CPU, and a last group that is not full."""
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 5e-6), (torch.bfloat16, 0.02), (torch.float64, 1e-12)])
+def test_output_layer_and_loss_are_one(dtype: torch.dtype, tolerance: float) -> None:
+    """More tokens than have logits at a time, more of those than go through at once; bf16 as autocast has it."""
     torch.manual_seed(1)
-    logits, target = torch.randn(11, 2**15, requires_grad=True), torch.randint(2, 2**15, (11,))
+    shape, num_types = (5, CPU_ROWS // 4 + 1), 2**18 // CPU_ROWS * 2
+    target = torch.randint(1, num_types, shape)
+    target[:, -3:] = 1
+    stored = torch.float32 if dtype is torch.bfloat16 else dtype
+    tensors = torch.randn(*shape, 16, dtype=stored), torch.randn(num_types, 16, dtype=stored)
+    ours, theirs = ([tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        sums = output_loss(ours[0], ours[1], target, 0.1)
+        logits = F.linear(*theirs)
+    assert logits.dtype is dtype
+    expected = label_smoothed_loss(logits, target, 0.1)
+    torch.testing.assert_close(sums, expected)
+    assert not sums.nll.requires_grad
+    (3 * sums.loss).backward()
+    (3 * expected.loss).backward()
+    for tensor, reference in zip(ours, theirs, strict=True):
+        assert tensor.grad is not None and reference.grad is not None
+        largest = reference.grad.abs().max().item()
+        torch.testing.assert_close(tensor.grad, reference.grad, rtol=0.0, atol=tolerance * largest)
+    assert not (ours[0].grad[target == 1]).any()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
+def test_output_loss_where_a_gradient_is_not_needed(frozen: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    tensors = [torch.randn(2, 3, 4), torch.randn(7, 4)]
+    hidden, weight = (tensor.clone().requires_grad_() for tensor in tensors)
+    expected = output_loss(hidden, weight, TARGET, 0.1)
+    expected.loss.backward()
+    grads = [None if i in frozen else tensor.grad for i, tensor in enumerate((hidden, weight))]
+    for i, tensor in enumerate(tensors):
+        tensor.requires_grad_(i not in frozen)
+    loss = output_loss(tensors[0], tensors[1], TARGET, 0.1).loss
+    torch.testing.assert_close(loss, expected.loss)
+    if len(frozen) < 2:
+        loss.backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+    for tensor, grad in zip(tensors, grads, strict=True):
+        torch.testing.assert_close(tensor.grad, grad)
+    with torch.no_grad():
+        torch.testing.assert_close(output_loss(hidden, weight, TARGET, 0.1), expected)
+
+
+def test_logits_of_fp16_wait_for_the_loss_scale() -> None:
+    """A gradient taken before would underflow: the model is asked for its logits, not for its loss."""
+    batch = Batch(TARGET, torch.tensor([3, 3]), TARGET, TARGET, 5, (0, 1))
+    logits = torch.randn(2, 3, 7)
+    model: Any = lambda *_: logits  # noqa: E731
+    sums = batch_loss(model, batch, Compute(torch.device("cpu"), Precision.fp16), 0.1)
+    torch.testing.assert_close(sums, label_smoothed_loss(logits, TARGET, 0.1))
+
+
+def test_many_tokens_are_as_few_at_a_time() -> None:
+    """More logits than go through at once, 2^18 on a CPU, and a last group that is not full."""
+    torch.manual_seed(1)
+    logits, target = torch.randn(11, 2**16, requires_grad=True), torch.randint(2, 2**16, (11,))
     target[5] = 1
     sums = label_smoothed_loss(logits, target, 0.1)
     F.cross_entropy(logits, target, label_smoothing=0.1, reduction="sum", ignore_index=1).backward()

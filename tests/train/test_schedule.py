@@ -45,5 +45,3 @@ def test_floor_and_no_warmup() -> None:
 def test_cosine_needs_a_period_and_inverse_sqrt_takes_none() -> None:
     with pytest.raises(UserError, match=r"schedule\.period_updates=0"):
         ScheduleConfig(ScheduleKind.cosine)
-    with pytest.raises(UserError, match=r"schedule\.period_updates=5"):
-        ScheduleConfig(period_updates=5)

@@ -108,7 +108,7 @@ def test_bad_gradient_is_skipped_and_counted(
     good = updates(data, 60, 1)
     step(0, good[0])
     before = snapshot(step)
-    hook = step.module.decoder.register_forward_hook(lambda *args: args[2] * float("nan"))
+    hook = step.module.decoder.norm.register_forward_hook(lambda *args: args[2] * float("nan"))
     step(1, good[1])
     assert not step.is_stuck()
     step(2, good[2])

@@ -102,6 +102,13 @@ def test_names_the_first_gradient(step: UpdateStep, data: FitData, tmp_path: Pat
     assert isinstance(report["loss"], float)
 
 
+def test_says_so_where_only_logits_overflow(step: UpdateStep, data: FitData, tmp_path: Path) -> None:
+    step.module.decoder.norm.register_forward_hook(lambda *args: args[2].sign() * 3e38)
+    report = report_of(step, data, tmp_path)
+    assert (report["place"], report["loss"]) == ("loss", "nan")
+    assert "the logits or the loss are not finite" in report["summary"]
+
+
 def test_names_weights_that_came_broken(step: UpdateStep, data: FitData, tmp_path: Path) -> None:
     weight = dict(step.module.named_parameters())["decoder.layers.0.ffn.output.weight"]
     with torch.no_grad():
@@ -121,13 +128,13 @@ def test_names_the_largest_where_only_the_norm_overflows(step: UpdateStep, data:
 
 def test_the_replay_is_exact_and_a_sound_model_is_not_blamed(step: UpdateStep, data: FitData, tmp_path: Path) -> None:
     outputs: list[Tensor] = []
-    handle = step.module.decoder.register_forward_hook(lambda *args: outputs.append(args[2].detach().clone()))
+    handle = step.module.decoder.norm.register_forward_hook(lambda *args: outputs.append(args[2].detach().clone()))
     with Watch(step.module, 0) as watch:
         step(0, next(iter(Loader(data.train, step.config.batch, 1, Share(2), prefetch=0).epoch(0))))
     assert watch.first(0.0) is None
     handle.remove()
-    step.module.decoder.register_forward_hook(lambda *args: outputs.append(args[2].detach().clone()))
-    step.module.decoder.register_forward_hook(lambda *args: args[2] * NAN)
+    step.module.decoder.norm.register_forward_hook(lambda *args: outputs.append(args[2].detach().clone()))
+    step.module.decoder.norm.register_forward_hook(lambda *args: args[2] * NAN)
     outputs.clear()
     report_of(step, data, tmp_path)
     made, again = outputs[:2], outputs[2:]
@@ -144,7 +151,7 @@ def test_a_run_stops_soon_after_the_limit(data: FitData, new_model: NewModel, ne
         calls += model.training
         return output * NAN if calls > 2 * 9 else output  # from the tenth update on, of two micro-batches each
 
-    model.decoder.register_forward_hook(spoil)
+    model.decoder.norm.register_forward_hook(spoil)
     with pytest.raises(UserError, match=r"train\.max_skipped=4.*trouble\.json"):
         fit(job, model, data)
     run = Path(job.out_dir)
@@ -153,7 +160,7 @@ def test_a_run_stops_soon_after_the_limit(data: FitData, new_model: NewModel, ne
 
 
 def test_padding_is_not_shown(step: UpdateStep, data: FitData, tmp_path: Path) -> None:
-    step.module.decoder.register_forward_hook(lambda *args: args[2] * NAN)
+    step.module.decoder.norm.register_forward_hook(lambda *args: args[2] * NAN)
     report = report_of(step, data, tmp_path)
     assert len({len(sentence["src"]) for sentence in report["sentences"]}) > 1
     assert all(PAD not in sentence["src"] + sentence["tgt"] for sentence in report["sentences"])
@@ -163,7 +170,7 @@ def test_sentences_are_shown_in_pieces(step: UpdateStep, data: FitData, tmp_path
     """Where the text pipeline is at hand, as it is in dc-train."""
     bpe = learn_bpe(Counter({"ein": 4, "kleiner": 3, "hund": 3}), BpeConfig(vocab_size=270))
     text = TextPipeline("de", "en", TextConfig(), bpe, bpe)
-    step.module.decoder.register_forward_hook(lambda *args: args[2] * NAN)
+    step.module.decoder.norm.register_forward_hook(lambda *args: args[2] * NAN)
     report = report_of(step, FitData(data.train, text=text), tmp_path)
     sentence = report["sentences"][0]
     assert sentence["src"] == text.source_pieces(data.train.source(sentence["index"])[:-1].tolist())
