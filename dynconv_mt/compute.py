@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -48,9 +49,17 @@ def resolve_compute(
     channels of the model's layers, by which precision=auto decides on a CPU (default: as for a wide model).
     Raises UserError for a device that is not there, or a precision that it lacks.
     """
-    torch.set_num_threads(config.threads or max(1, num_cores() // local_world_size))
+    torch.set_num_threads(config.threads or _num_threads(local_world_size))
     device = _device(config.device, local_rank, local_world_size)
     return Compute(device, _precision(config.precision, device, width))
+
+
+def _num_threads(local_world_size: int) -> int:
+    """How many threads are for this process, where no option says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if local_world_size == 1 and asked.isdecimal() and int(asked):  # of several ranks torchrun sets it, to 1
+        return int(asked)
+    return max(1, num_cores() // local_world_size)
 
 
 def keep_freed_memory() -> None:

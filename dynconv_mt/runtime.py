@@ -9,6 +9,7 @@ from enum import StrEnum
 from dynconv_mt.errors import UserError, one_of
 
 MAX_THREADS = 1024
+ZERO_IS_AUTO = {"words": {"auto": 0}}  # what the command line takes for 0
 
 
 class Precision(StrEnum):
@@ -31,10 +32,10 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: Precision = Precision.auto
-    threads: int = field(default=0, metadata={"words": {"auto": 0}})  # CPU threads; 0 or auto: all cores
+    threads: int = field(default=0, metadata=ZERO_IS_AUTO)  # CPU threads; 0 or auto: OMP_NUM_THREADS, else all cores
 
     def __post_init__(self) -> None:
         """Raise UserError for an arithmetic or a number of threads that there is not."""
         self.precision = one_of(Precision, "precision", self.precision)
         if not 0 <= self.threads <= MAX_THREADS:
-            raise UserError(f"threads={self.threads}: must be at least 0 (all cores) and at most {MAX_THREADS}")
+            raise UserError(f"threads={self.threads}: must be at least 0 (auto) and at most {MAX_THREADS}")

@@ -250,8 +250,9 @@ def load_translator(
 ) -> Translator:
     """Return the translator of a run folder, checkpoint or model directory; of several, their ensemble.
 
-    device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for all cores. As
-    torch has it, the number of threads is that of the whole process: the translator loaded last decides.
+    device: auto, cpu, cuda, cuda:1, ...; precision: auto, fp32, bf16, fp16; threads: CPU threads, 0 for
+    OMP_NUM_THREADS, else all cores. As torch has it, the number of threads is that of the whole process: the translator
+    loaded last decides.
     Mixers from outside are imported first, as `plugins.import_plugins` does.
     Raises UserError for a folder without a whole model, models of different vocabularies, or a missing device.
     """

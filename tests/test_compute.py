@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from dynconv_mt import compute
 from dynconv_mt.compute import resolve_compute
 from dynconv_mt.errors import UserError
 from dynconv_mt.runtime import Precision, RuntimeConfig
@@ -90,10 +91,16 @@ def test_bf16_on_gpus(monkeypatch: pytest.MonkeyPatch, precision: str, has_bf16:
     assert compute.precision is (Precision.bf16 if has_bf16 else Precision.fp16)
 
 
-def test_threads_are_set() -> None:
+def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the option, else by the environment where a process is alone, else to its share of the cores."""
+    monkeypatch.setattr(compute, "num_cores", lambda: 8)
     before = torch.get_num_threads()
     try:
         resolve_compute(RuntimeConfig(device="cpu", threads=3))
         assert torch.get_num_threads() == 3
+        for asked, ranks, number in (("3", 1, 3), ("5,2", 1, 5), ("", 1, 8), ("0", 1, 8), ("x", 1, 8), ("1", 2, 4)):
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            resolve_compute(RuntimeConfig(device="cpu"), 0, ranks)
+            assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(before)

@@ -24,10 +24,10 @@ struct States {
   }
 };
 
-// Makes the states of positions up to `until`.
+// Makes the states of positions up to `until`. Behind the last channel of a row there is anything: no tap is there.
 inline void fill(States& states, const Problem& p, const Run& run, int64_t until) {
   const uint32_t seeded = seeded_state(p.drop);
-  const int64_t last = least(until, states.range.end), count = p.joined.count, width = p.head_width / count;
+  const int64_t last = least(until, states.range.end), count = p.joined.count, width = p.joined.width;
   uint32_t bits[kJoined<float>];
   for (; states.filled < last; ++states.filled) {
     const int64_t first = (run.sentence * p.num_positions + states.filled) * p.joined.num_heads;
@@ -117,7 +117,7 @@ void backward_dropped(const Problem& p, const Run& run, float* scratch) {
   Strip<float> x(p, run, sizes, scratch, run.inputs(p));
   Strip<float> grad_y(p, run, sizes, scratch + sizes.packed, run.outputs(p));
   States states(sizes, scratch + 2 * sizes.packed, run.outputs(p));
-  float* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + sizes.grad_lead;
+  float* const grads = scratch + sizes.before_grads + sizes.grad_lead;
   start_tables(p, run, sizes, grads);
   for (int64_t begin = run.begin; begin < run.end; begin += kGroup) {
     const Range group = run.group(begin), real = {begin, most(least(group.end, run.length), begin)};

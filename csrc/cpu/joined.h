@@ -10,7 +10,7 @@ namespace {
 // Makes the tables of joined heads begin … end - 1. The taps of a head are made in scratch memory, a row of its own.
 void join(const Problem& p, int64_t begin, int64_t end, void* scratch) {
   const Joined& joined = p.joined;
-  const int64_t pitch = pitch_of<float>(p.kernel_size), width = p.head_width / joined.count;
+  const int64_t pitch = pitch_of<float>(p.kernel_size), width = joined.width;
   const float* const weight = static_cast<const float*>(p.weight);
   const float scale = static_cast<float>(p.drop.scale);  // 1 without DropConnect
   float* const rows = static_cast<float*>(scratch);
@@ -42,7 +42,7 @@ void start_tables(const Problem& p, const Run& run, const Scratch<float>& sizes,
 // Writes the tasks' shares of this gradient, tables summed over the channels of each head, if the run is their last.
 void finish_tables(const Problem& p, const Run& run, const Scratch<float>& sizes, const float* tables) {
   if (!run.is_last_sentence(p)) return;
-  const int64_t width = p.head_width / p.joined.count, size = p.joined.num_heads * p.kernel_size;
+  const int64_t width = p.joined.width, size = p.joined.num_heads * p.kernel_size;
   const float scale = static_cast<float>(p.drop.scale);
   float* const shares = static_cast<float*>(p.partial) + run.first_task / p.num_heads * size;
   for (int64_t joined = 0; joined < run.num_heads; ++joined, tables += sizes.grad) {

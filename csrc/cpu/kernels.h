@@ -154,7 +154,7 @@ void backward_run(const Problem& p, const Run& run, A* scratch) {
   const Scratch<A> sizes(p);
   Strip<A> x(p, run, sizes, scratch, run.inputs(p)), grad_y(p, run, sizes, scratch + sizes.packed, run.outputs(p));
   TapRows<A> taps(sizes, scratch + 2 * sizes.packed, p, run, run.outputs(p), true);
-  A* const grads = scratch + 2 * sizes.packed + 2 * sizes.taps + sizes.grad_lead;
+  A* const grads = scratch + sizes.before_grads + sizes.grad_lead;
   start(taps, p, run);
   if constexpr (IsJoined) start_tables(p, run, sizes, grads);
   const int64_t last_columns = (p.kernel_size + Q) / Q * Q;  // K + 1 columns, Q at a time

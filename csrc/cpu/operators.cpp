@@ -50,15 +50,16 @@ Problem problem_of(const Tensor& x, int64_t num_heads, int64_t kernel_size, int6
 // in a hurry, heads stay as they are.
 Tensor join_heads(Problem& p, const Tensor& weight) {
   const int64_t narrow = p.drop.is_on ? 8 : 16;  // channels; with DropConnect each of them draws its head's taps anew
-  const int64_t columns = kJoinedBytes / static_cast<int64_t>(weight.element_size()), num_heads = p.num_heads;
+  const int64_t row = kJoinedBytes / static_cast<int64_t>(weight.element_size()), num_heads = p.num_heads;
   const bool is_narrow = p.num_heads > 1 && p.head_width > 0 && p.head_width <= narrow;
   if (!is_narrow || p.storage == Storage::kFloat64) return torch::stable::new_empty(weight, {0});
-  p.joined = {columns / p.head_width, num_heads, nullptr};
-  p.num_heads = (num_heads + p.joined.count - 1) / p.joined.count;
+  const int64_t fitting = row / p.head_width;  // heads to a row; shared out evenly
+  p.num_heads = (num_heads + fitting - 1) / fitting;
+  p.joined = {(num_heads + p.num_heads - 1) / p.num_heads, p.head_width, num_heads, nullptr};
   p.head_width *= p.joined.count;
-  const Tensor taps = torch::stable::new_empty(weight, {p.num_heads, p.kernel_size, columns});
+  const Tensor taps = torch::stable::new_empty(weight, {p.num_heads, p.kernel_size, row});
   p.joined.taps = taps.mutable_data_ptr();
-  run_in_parallel(p, kernels().join, p.num_heads, columns * p.kernel_size, kernels().scratch_bytes(p));
+  run_in_parallel(p, kernels().join, p.num_heads, row * p.kernel_size, kernels().scratch_bytes(p));
   return taps;
 }
 

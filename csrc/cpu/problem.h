@@ -35,8 +35,9 @@ struct DropConnect {
 // from a table in which row k is tap k of every channel.
 struct Joined {
   int64_t count;      // heads to a joined one; 0: heads are not joined
+  int64_t width;      // E
   int64_t num_heads;  // H
-  void* taps;         // (joined heads, K, columns): a column to a channel, zeros behind the last
+  void* taps;         // (joined heads, K, kJoinedBytes): a number to a channel, zeros behind the last
 };
 
 constexpr int64_t kJoinedBytes = 512;  // of a row of such a table

@@ -123,6 +123,7 @@ struct Scratch {
   int64_t grad_lead;      // these columns
   int64_t grad;           // the distance from head to head
   int64_t grads;          // those of all heads
+  int64_t before_grads;   // packed rows of x and of grad_y, and taps: final, and as they were before DropConnect
   int64_t joined;         // the taps of heads to be joined, while their table is made
 
   explicit Scratch(const Problem& p) {
@@ -140,12 +141,12 @@ struct Scratch {
     taps = p.num_heads * head;
     grad_lead = is_joined ? kJoined<A> : kLanes<A>;
     grad_size = grad_lead + (is_joined ? (p.kernel_size + kColumns<A>) * kJoined<A> : (kGroup + 1) * tap_pitch);
-    grad = apart<A>(grad_size, tap_pitch);
+    grad = apart<A>(grad_size, row);
     grads = p.num_heads * grad;
+    before_grads = 2 * packed + (is_joined ? (p.drop.is_on ? 1 : 0) : 2) * taps;
     joined = p.joined.count * tap_pitch;
   }
-  // x, grad_y; taps, taps before DropConnect; gradients by taps
-  size_t bytes() const { return static_cast<size_t>(most(2 * packed + 2 * taps + grads, joined)) * sizeof(A); }
+  size_t bytes() const { return static_cast<size_t>(most(before_grads + grads, joined)) * sizeof(A); }
 };
 
 // Packed rows of x or grad_y: float whatever the storage, the channels of a block side by side. Those of positions

@@ -60,7 +60,7 @@ def batch_loss(model: nn.Module, batch: Batch, compute: Compute, epsilon: float,
 
 
 def output_loss(hidden: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> LossSums:
-    """Return `label_smoothed_loss` of the logits hidden · weightᵀ, which exist for some hundred tokens at a time.
+    """Return `label_smoothed_loss` of the logits hidden · weightᵀ, which exist for a thousand tokens at a time.
 
     hidden (..., D), weight (V, D), target (...) int64. The gradients, computed with the value, can be taken once. Under
     autocast the products are in its type; what is summed up of them is in fp32.

@@ -150,14 +150,14 @@ def test_agree_beyond_a_chunk(num_positions: int, kernel_size: int, width: int, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("width", [1, 3, 8, 16, 17])
 def test_agree_with_narrow_heads(width: int, dtype: torch.dtype) -> None:
-    """Heads of up to 16 channels are joined, 128 channels at a time; the last joined one is narrower.
+    """Heads of up to 16 channels are joined, up to 128 channels at a time; the last joined one may have fewer heads.
 
     Sentences of up to 64 positions share tasks, as many as fit; the last of these have fewer.
     """
-    kernel_sizes, shapes = (1, 2, 3, 8, 31), ((7, 2), (19, 16), (3, 45), (2, 150))
+    kernel_sizes, shapes = (1, 2, 3, 8, 31, 70), ((7, 2), (19, 16), (3, 45), (2, 150), (1, 300))
     layouts = itertools.cycle(LAYOUTS)
     for (row, kernel_size), (column, shape) in itertools.product(enumerate(kernel_sizes), enumerate(shapes)):
-        num_heads = (1, 150 // width, 128 // width, 2 * (128 // width) + 1)[(row + column) % 4]
+        num_heads = (1, 150 // width, 128 // width, 2 * (128 // width) + 1, 2)[(row + column) % 5]
         x, logits, weight, grad_y = random_inputs((*shape, num_heads * width), num_heads, kernel_size, dtype)
         lengths = shape[1] - torch.arange(shape[0]) * 7 % (shape[1] + 1)
         weight = weight.float() if dtype.itemsize == 2 and row % 2 else weight
@@ -166,6 +166,7 @@ def test_agree_with_narrow_heads(width: int, dtype: torch.dtype) -> None:
             (kernel_size // 2, None, 0.0),
             (kernel_size + 1 if row % 2 else -2, lengths, 0.2 * (column % 2)),
             (kernel_size // 2, lengths, 0.2),
+            (shape[1] + 2, lengths, 0.99),
         )
         for padding_left, ends, dropout in cases:
             options: Options = {"padding_left": padding_left, "softmax": (row + column) % 3 > 0, "dropout": dropout}
