@@ -47,9 +47,10 @@ def translation_preset_names() -> list[str]:
 def preset(name: str) -> ModelConfig:
     """Return a fresh config of a named architecture. Raises UserError with the right names for a wrong one."""
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, n=1)
+        known = translation_preset_names()
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"model={name}: no such architecture{hint} Known: {', '.join(translation_preset_names())}")
+        raise UserError(f"model={name}: no such architecture{hint} Known: {', '.join(known)}")
     return _PRESETS[name]()
 
 
