@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -25,6 +26,7 @@ from dynconv_mt.runtime import num_cores
 T = TypeVar("T")
 R = TypeVar("R")
 _AHEAD = 3  # items under way per worker: one at work, two waiting, so that memory is bounded and nobody idles
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 _PATIENCE = 2.0  # seconds between looks whether all workers live
 
 
@@ -86,7 +88,10 @@ class Workers:
         """Start all processes now, before a progress bar has its thread; Ctrl-C meanwhile leaves none behind."""
         try:
             assert self._executor is not None
-            list(self._executor.map(abs, range(self.count)))
+            with _held_back():
+                first = [self._executor.submit(abs, number) for number in range(self.count)]
+            for future in first:
+                future.result()
         except BrokenExecutor:
             self._end(at_once=True)
             raise UserError(
@@ -123,6 +128,20 @@ def _hang_up(executor: ProcessPoolExecutor) -> None:
         writer.close()
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Let the signals that end this process wait until it has forked.
+
+    A child has its parent's handlers until `_prepare_worker`. One that raises as the child begins would leave the block
+    of `Workers` there as well, and the child go on as its parent's double.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _context() -> BaseContext:
     """Forking starts at once, but is only safe where no other Python thread may hold a lock."""
     is_safe = sys.platform == "linux" and threading.active_count() == 1
@@ -133,6 +152,7 @@ def _prepare_worker() -> None:
     """Leave Ctrl-C to the parent, die of SIGTERM, and do not outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -170,3 +170,22 @@ def test_spawned_workers_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_zero_means_all_cores() -> None:
     assert Workers(0).count >= 1
     assert Workers(3).count == 3
+
+
+DOUBLE = """
+import os, signal, sys
+from dynconv_mt.data.workers import Workers
+from dynconv_mt.errors import UserError
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    with Workers(2):
+        pass
+except (SystemExit, UserError) as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_worker_that_is_ended_as_it_begins_is_no_double_of_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", DOUBLE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["UserError"], done.stderr
