@@ -44,16 +44,12 @@ class Clock:
         """Return an estimate of the time until the first limit; infinite where none can be foreseen."""
         left = updates_left(state, config, updates_per_epoch)
         by_updates = math.inf if left is None else left * self._seconds_per_update(state) if left else 0.0
-        return max(0.0, min(by_updates, self._time_left(config)))
+        by_time = 60.0 * config.train.max_minutes - self.run_seconds() if config.train.max_minutes else math.inf
+        return max(0.0, min(by_updates, by_time))
 
     def last_update(self, state: TrainerState, config: FitConfig, updates_per_epoch: int) -> float:
-        """Return an estimate of the update at which the first limit ends training; infinite as above."""
-        left = updates_left(state, config, updates_per_epoch)
-        by_time = max(0.0, self._time_left(config)) / self._seconds_per_update(state)
-        return state.update + min(math.inf if left is None else left, by_time)
-
-    def _time_left(self, config: FitConfig) -> float:
-        return 60.0 * config.train.max_minutes - self.run_seconds() if config.train.max_minutes else math.inf
+        """Return an estimate of the update at which that limit ends training; this session must have made one."""
+        return state.update + self.seconds_left(state, config, updates_per_epoch) / self._seconds_per_update(state)
 
     def _seconds_per_update(self, state: TrainerState) -> float:
         made = state.update - self._first_update

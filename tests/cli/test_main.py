@@ -217,6 +217,4 @@ def test_what_a_recipe_says_without_effect_passes(tmp_path: Path, capsys: pytest
     assert run(COMMANDS["generate"], ["recipe=multi30k", f"model_dir={tmp_path}/none", "input=a"]) == 2
     assert "no such folder" in capsys.readouterr().err  # and not that evaluate.* has no effect
     assert run(COMMANDS["train"], ["recipe=multi30k", *TRAIN, "schedule.kind=inverse_sqrt"]) == 2
-    assert (
-        "data_dir=a: no preprocessed data" in capsys.readouterr().err
-    )  # and not that schedule.period_updates has none
+    assert "data_dir=a: no preprocessed data" in capsys.readouterr().err  # and not that period_updates has none

@@ -84,7 +84,7 @@ def test_a_cosine_that_time_cuts_short_is_warned_of(
 def test_training_says_so_once(
     data: FitData, new_model: NewModel, new_job: NewJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Time for ten thousand updates, which a cosine of a million wants; a signal need not wait for its end."""
+    """There is time for a few updates, of the million that the cosine takes."""
     job = new_job(train__max_minutes=1e-3, train__max_updates=0, train__log_every=1, schedule__warmup_updates=0)
     job.schedule = ScheduleConfig(ScheduleKind.cosine, warmup_updates=0, period_updates=10**6)
     fit(job, new_model(), data)

@@ -42,6 +42,6 @@ def test_floor_and_no_warmup() -> None:
     assert learning_rate(10**6, 1e-3, config) == 1e-5
 
 
-def test_cosine_needs_a_period_and_inverse_sqrt_takes_none() -> None:
+def test_cosine_needs_a_period() -> None:
     with pytest.raises(UserError, match=r"schedule\.period_updates=0"):
         ScheduleConfig(ScheduleKind.cosine)
